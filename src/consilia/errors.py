@@ -1,0 +1,128 @@
+"""Every error that Consilia raises on purpose, grouped by whose fault it is.
+
+A message says what was expected, what came, and what to do. The command line turns each group into an exit code:
+1 failed, 2 usage, 3 unreachable, 4 refused by policy, 5 verification failed.
+"""
+
+
+class ConsiliaError(Exception):
+    """The root of them all; catching it catches whatever Consilia means to say to a person."""
+
+    exit_code = 1
+
+
+# The user's input
+
+
+class InputError(ConsiliaError):
+    """Something that a person wrote or pointed at cannot be used as it is."""
+
+    exit_code = 2
+
+
+class SettingsError(InputError):
+    """A settings file has an unknown key, a missing one, or a value out of range."""
+
+
+class SpecError(InputError):
+    """A TaskSpec is malformed; the message names the path of the key."""
+
+
+class DatasetError(InputError):
+    """A data set cannot be read at all; single bad files are reported and skipped instead."""
+
+
+class KeyFileError(InputError):
+    """A key file is missing, damaged, or its password is wrong."""
+
+
+class HomeError(InputError):
+    """A home directory holds something else than what was asked for."""
+
+
+# A policy said no
+
+
+class PolicyError(ConsiliaError):
+    """The local policy does not admit this task."""
+
+    exit_code = 4
+
+
+# A peer's misbehaviour
+
+
+class VerificationError(ConsiliaError):
+    """Something that a peer handed in is not what was registered or promised."""
+
+    exit_code = 5
+
+
+class EnvelopeError(VerificationError):
+    """An envelope is malformed, damaged, for somebody else, or bound to another context."""
+
+
+class WeightsError(VerificationError):
+    """A weights file has wrong names, shapes or types, or holds a number that is not finite."""
+
+
+class UpdateRejectedError(VerificationError):
+    """An update was registered but cannot be included; the message is the reason that goes into the round report."""
+
+
+class ChainError(VerificationError):
+    """A block breaks a rule of the chain: link, seal, difficulty, time, miner or state."""
+
+
+class AuditError(VerificationError):
+    """The audit found something wrong; the message names the block, transaction or object."""
+
+
+# The ledger
+
+
+class LedgerError(ConsiliaError):
+    """The ledger refused a request."""
+
+
+class LedgerUnreachableError(LedgerError):
+    """Nobody answers at the ledger's URL."""
+
+    exit_code = 3
+
+
+class TransactionRevertedError(LedgerError):
+    """A contract refused a transaction; `reason` is its revert text, such as "training: round closed"."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TaskFailedError(LedgerError):
+    """A task ended without a result: too few hospitals enrolled, or too few updates arrived."""
+
+
+# The store
+
+
+class StoreError(ConsiliaError):
+    """The store refused a request."""
+
+
+class StoreUnreachableError(StoreError):
+    """The store does not answer."""
+
+    exit_code = 3
+
+
+class ObjectMissingError(StoreError):
+    """No object has this root."""
+
+    exit_code = 5
+
+
+class ObjectDamagedError(StoreError):
+    """The bytes under this root do not hash to it."""
+
+    exit_code = 5

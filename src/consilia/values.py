@@ -1,0 +1,83 @@
+"""The small values that every layer shares: digests, addresses, contexts, and canonical bytes for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+Address: TypeAlias = str
+"""A ledger account as an EIP-55 checksummed hex string."""
+
+Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[str, Json]"
+
+
+class Digest(bytes):
+    """32 bytes that name something: a SHA-256, a keccak-256 or an envelope's root."""
+
+    def __new__(cls, value: bytes) -> Digest:
+        if len(value) != 32:
+            raise ValueError(f"a digest has 32 bytes, this has {len(value)}")
+        return super().__new__(cls, value)
+
+    @classmethod
+    def of(cls, data: bytes) -> Digest:
+        """The SHA-256 of `data`."""
+        return cls(hashlib.sha256(data).digest())
+
+    @classmethod
+    def from_hex(cls, text: str) -> Digest:
+        """The digest written as 64 hex digits, with or without 0x."""
+        return cls(bytes.fromhex(text.removeprefix("0x")))
+
+    def __str__(self) -> str:
+        return self.hex()
+
+    def __repr__(self) -> str:
+        return f"Digest({self.hex()[:12]}…)"
+
+
+class ArtifactKind(IntEnum):
+    """What an artifact holds; bound into its context, so that one kind never passes for another."""
+
+    KEY_STRING = 1
+    MODEL = 2
+    UPDATE = 3
+    ROUND_REPORT = 4
+
+
+@dataclass(frozen=True)
+class ArtifactContext:
+    """Where an artifact belongs. Sealed into its envelope: the same bytes are refused anywhere else."""
+
+    chain_id: int
+    contract: Address
+    task_id: int
+    round_index: int
+    owner: Address
+    kind: ArtifactKind
+    schema_version: int = 1
+
+    def encode(self) -> bytes:
+        """The canonical bytes: a domain label, then fixed-width big-endian fields (docs/formats/envelope.md)."""
+        return b"".join(
+            (
+                b"consilia/context/v1",
+                self.chain_id.to_bytes(8, "big"),
+                bytes.fromhex(self.contract.removeprefix("0x")),
+                self.task_id.to_bytes(8, "big"),
+                self.round_index.to_bytes(4, "big"),
+                bytes.fromhex(self.owner.removeprefix("0x")),
+                int(self.kind).to_bytes(2, "big"),
+                self.schema_version.to_bytes(2, "big"),
+            )
+        )
+
+
+def canonical_json(value: Json) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN. Equal values give equal digests."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
