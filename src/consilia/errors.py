@@ -32,6 +32,10 @@ class DatasetError(InputError):
     """A data set cannot be read at all; single bad files are reported and skipped instead."""
 
 
+class UnusableImageError(DatasetError):
+    """One image cannot be used; the message is the reason that goes into the report, and names no person."""
+
+
 class KeyFileError(InputError):
     """A key file is missing, damaged, or its password is wrong."""
 
@@ -74,6 +78,10 @@ class ChainError(VerificationError):
     """A block breaks a rule of the chain: link, seal, difficulty, time, miner or state."""
 
 
+class UnknownParentError(ChainError):
+    """A block's parent is not stored here yet; its ancestors must be fetched first."""
+
+
 class AuditError(VerificationError):
     """The audit found something wrong; the message names the block, transaction or object."""
 
@@ -89,6 +97,19 @@ class LedgerUnreachableError(LedgerError):
     """Nobody answers at the ledger's URL."""
 
     exit_code = 3
+
+
+class TransactionRefusedError(LedgerError):
+    """A transaction can never enter a block as it stands: wrong chain, nonce, signature, gas or funds."""
+
+
+class RpcError(LedgerError):
+    """A JSON-RPC request cannot be answered; `code` and `data` go into the reply's error object."""
+
+    def __init__(self, code: int, message: str, data: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
 
 
 class TransactionRevertedError(LedgerError):
