@@ -1,0 +1,147 @@
+"""How good a detector is on pictures it has never seen: COCO's mAP by faster-coco-eval, and FROC with its CPM."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from consilia.detection.examples import Example
+from consilia.detection.froc import ImageFindings, froc
+from consilia.detection.training import as_input
+from consilia.errors import DatasetError
+
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A detector's findings on one picture, best first.
+
+    `boxes_xyxy` is float32 (n, 4) in pixels of the original picture, `scores` float32 (n,), `labels` int64 (n,).
+    """
+
+    image_id: str
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one detector on one set of pictures.
+
+    `map50` and `map75` are COCO's average precision at IoU .5 and .75, `map` its mean over .5 to .95, each averaged
+    over the classes; `froc` holds (false positives per image, sensitivity), `cpm` its mean (hit rule: see `froc`).
+    """
+
+    map50: float
+    map: float
+    map75: float
+    cpm: float
+    froc: tuple[tuple[float, float], ...]
+    num_images: int
+    num_lesions: int
+    seconds: float
+
+
+def predict(model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
+    """The findings of `model` on each picture, in the order of `examples`."""
+    model.eval()
+    predictions = []
+    with torch.inference_mode():
+        for first in range(0, len(examples), BATCH_SIZE):
+            batch = examples[first : first + BATCH_SIZE]
+            found = model([as_input(example.pixels.astype(np.float32) / 255) for example in batch])
+            for example, result in zip(batch, found, strict=True):
+                boxes = result["boxes"].numpy() / np.float32(example.scale)
+                predictions.append(
+                    Prediction(example.image_id, boxes, result["scores"].numpy(), result["labels"].numpy())
+                )
+    return predictions
+
+
+def evaluate(model: nn.Module, examples: Sequence[Example]) -> Evaluation:
+    """Predict and score.
+
+    Raises:
+        DatasetError: there is no picture, or no lesion on any of them: no figure would mean anything.
+    """
+    began = time.perf_counter()
+    predictions = predict(model, examples)
+    return score(predictions, examples, seconds=time.perf_counter() - began)
+
+
+def score(predictions: Sequence[Prediction], examples: Sequence[Example], seconds: float = 0.0) -> Evaluation:
+    """Compare findings with the lesions of the same pictures, in the same order."""
+    if not any(len(example.labels) for example in examples):
+        raise DatasetError(f"expected pictures with lesions to evaluate on; none of {len(examples)} has one")
+    truths = [example.boxes_xyxy / np.float32(example.scale) for example in examples]
+    average, at50, at75 = _coco_average_precision(
+        predictions, truths, [example.labels for example in examples]
+    )
+    curve = froc(
+        [
+            ImageFindings(boxes, example.labels, found.boxes_xyxy, found.scores, found.labels)
+            for found, boxes, example in zip(predictions, truths, examples, strict=True)
+        ]
+    )
+    return Evaluation(at50, average, at75, curve.cpm, curve.points, len(examples), curve.num_lesions, seconds)
+
+
+def coco_tables(
+    predictions: Sequence[Prediction],
+    truths_xyxy: Sequence[npt.NDArray[np.float32]],
+    truth_labels: Sequence[npt.NDArray[np.int64]],
+) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """COCO's ground truth and results, as its evaluators read them. Only classes that occur in the truth count."""
+    annotations: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
+    for image, (found, boxes, labels) in enumerate(
+        zip(predictions, truths_xyxy, truth_labels, strict=True), 1
+    ):
+        for box, label in zip(_as_xywh(boxes), labels, strict=True):
+            row = {"id": len(annotations) + 1, "image_id": image, "category_id": int(label), "bbox": box}
+            annotations.append({**row, "area": box[2] * box[3], "iscrowd": 0})
+        for box, label, value in zip(_as_xywh(found.boxes_xyxy), found.labels, found.scores, strict=True):
+            results.append({"image_id": image, "category_id": int(label), "bbox": box, "score": float(value)})
+    present = sorted({int(label) for labels in truth_labels for label in labels})
+    truth = {
+        "info": {},
+        "images": [{"id": image} for image in range(1, len(truths_xyxy) + 1)],
+        "annotations": annotations,
+        "categories": [{"id": label, "name": str(label)} for label in present],
+    }
+    return truth, results
+
+
+def _coco_average_precision(
+    predictions: Sequence[Prediction],
+    truths_xyxy: Sequence[npt.NDArray[np.float32]],
+    truth_labels: Sequence[npt.NDArray[np.int64]],
+) -> tuple[float, float, float]:
+    """COCO's AP at .5:.95, .5 and .75."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth, results = coco_tables(predictions, truths_xyxy, truth_labels)
+    if not results:
+        return 0.0, 0.0, 0.0
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a table of its own
+        reference = COCO(truth)
+        evaluator = COCOeval_faster(reference, reference.loadRes(results), "bbox")
+        evaluator.run()
+    average, at50, at75 = (float(value) for value in evaluator.stats[:3])
+    return average, at50, at75
+
+
+def _as_xywh(boxes_xyxy: npt.NDArray[np.float32]) -> list[list[float]]:
+    boxes = boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return [[float(value) for value in box] for box in boxes]

@@ -1,0 +1,76 @@
+"""Pictures made ready for a detector: decoded once, resized to fit, kept as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from consilia.errors import DatasetError
+
+if TYPE_CHECKING:
+    from consilia.imaging.cases import LabelledImage
+
+SMALLEST_SIDE_PX = 1.0
+"""A box thinner than this after resizing has no area to learn from; it is dropped."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture that fits the detector, with its lesions.
+
+    `pixels` is uint8 (H, W) or (H, W, 3), the longer side `image_size`; `boxes_xyxy` is float32 (n, 4) in these
+    pixels; `labels` is int64 (n,), from 1; `scale` is resized by original size.
+    """
+
+    image_id: str
+    patient: str
+    pixels: npt.NDArray[np.uint8]
+    boxes_xyxy: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    scale: float
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """A picture that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Example], list[SkippedImage]]:
+    """Decode and resize every picture; one that cannot be decoded is skipped and named, never fatal for the rest.
+
+    Args:
+        images: labelled pictures of any size.
+        image_size: the longer side of the result in pixels.
+    """
+    examples: list[Example] = []
+    skipped: list[SkippedImage] = []
+    for image in images:
+        try:
+            examples.append(_prepare_one(image, image_size))
+        except (DatasetError, OSError, ValueError) as error:
+            skipped.append(SkippedImage(image.image_id, str(error)))
+    return examples, skipped
+
+
+def _prepare_one(image: LabelledImage, image_size: int) -> Example:
+    pixels = image.pixels()
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+        raise DatasetError(f"expected uint8 pixels (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}")
+    height, width = pixels.shape[:2]
+    scale = image_size / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # PIL's BILINEAR widens its filter when it shrinks a picture, so that fine noise does not alias
+    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    boxes = np.asarray(image.boxes_xyxy, np.float32).reshape(-1, 4) * np.float32(scale)
+    boxes = np.clip(boxes, 0, np.float32([size[0], size[1], size[0], size[1]]))
+    good = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_SIDE_PX).all(axis=1)
+    labels = np.asarray(image.labels, np.int64)
+    return Example(image.image_id, image.patient, resized, boxes[good], labels[good], scale)
