@@ -1,0 +1,113 @@
+"""The rules of a header, all of which are checked before anything executes.
+
+A rule looks at a header and its parent only, so that a peer can make this node do nothing but hash and compare
+until it has shown work by an admitted miner on a known parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consilia.errors import ChainError
+from consilia.ledger.embedded.block import EMPTY_UNCLES_HASH, Header
+from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.seal import seal_digest
+
+MAX_FUTURE_MS = 5_000  # hospitals run NTP; more would let a miner lower the difficulty with a false clock
+DIFFICULTY_QUOTIENT = 16
+MAX_STEPS_DOWN = 8  # an idle gap, however long, halves the difficulty once
+BASE_FEE_QUOTIENT = 8  # EIP-1559
+ELASTICITY = 2  # EIP-1559: the target is half the limit
+
+Admitted = Callable[[bytes, Header], bool]
+"""Whether an address (20 bytes) may seal a child of this header."""
+
+
+def admitted_by_genesis(genesis: Genesis) -> Admitted:
+    """Admission by the genesis' list. A registry contract can take its place: it is asked with the parent."""
+    miners = frozenset(bytes.fromhex(miner[2:]) for miner in genesis.miners)
+    return lambda coinbase, parent: coinbase in miners
+
+
+def next_difficulty(genesis: Genesis, parent: Header, time_ms: int) -> int:
+    """The difficulty that a child of `parent` at `time_ms` must have.
+
+    One sixteenth up when the child comes within the block time, one sixteenth down for each whole block time that it
+    is late beyond the first, at most eight at once (the shape of Ethereum's Homestead rule, EIP-2, in milliseconds).
+    """
+    blocks_late = (time_ms - parent.time_ms) // genesis.block_time_ms
+    steps = max(1 - blocks_late, -MAX_STEPS_DOWN)
+    step = max(parent.difficulty // DIFFICULTY_QUOTIENT, 1)
+    return max(parent.difficulty + step * steps, genesis.min_difficulty)
+
+
+def next_base_fee(parent: Header) -> int:
+    """The base fee in wei that a child of `parent` must have (EIP-1559)."""
+    target = parent.gas_limit // ELASTICITY
+    fee_wei = parent.base_fee_wei
+    if parent.gas_used == target:
+        return fee_wei
+    change = fee_wei * abs(parent.gas_used - target) // target // BASE_FEE_QUOTIENT
+    return fee_wei + max(change, 1) if parent.gas_used > target else fee_wei - change
+
+
+@dataclass(frozen=True)
+class HeaderRules:
+    """Everything that a header must fulfil; `now_ms` is the caller's clock, in Unix milliseconds."""
+
+    genesis: Genesis
+    admitted: Admitted
+
+    def check(self, header: Header, parent: Header, now_ms: int) -> None:
+        """Check link, gas, time, difficulty, miner and seal, the cheapest first.
+
+        Raises:
+            ChainError: the first rule that is broken, with the block number, what was expected and what came.
+        """
+        self._check_link(header, parent)
+        self._check_gas(header, parent)
+        self._check_time(header, parent, now_ms)
+        expected = next_difficulty(self.genesis, parent, header.time_ms)
+        _expect(header, "difficulty", header.difficulty, expected)
+        if not self.admitted(header.coinbase, parent):
+            raise ChainError(f"block {header.number}: 0x{header.coinbase.hex()} is not an admitted miner")
+        self._check_seal(header)
+
+    def _check_link(self, header: Header, parent: Header) -> None:
+        _expect(header, "parent hash", header.parent_hash.hex(), parent.hash.hex())
+        _expect(header, "number", header.number, parent.number + 1)
+        _expect(header, "uncles hash", header.uncles_hash.hex(), EMPTY_UNCLES_HASH.hex())
+
+    def _check_gas(self, header: Header, parent: Header) -> None:
+        _expect(header, "gas limit", header.gas_limit, self.genesis.gas_limit)
+        _expect(header, "base fee", header.base_fee_wei, next_base_fee(parent))
+        if header.gas_used > header.gas_limit:
+            raise ChainError(
+                f"block {header.number}: expected at most {header.gas_limit} gas, got {header.gas_used}"
+            )
+
+    def _check_time(self, header: Header, parent: Header, now_ms: int) -> None:
+        _expect(header, "length of extra data", len(header.extra_data), 8)
+        _expect(header, "timestamp", header.timestamp, header.time_ms // 1000)
+        if header.time_ms <= parent.time_ms:
+            raise ChainError(
+                f"block {header.number}: expected a time after its parent's {parent.time_ms} ms, "
+                f"got {header.time_ms} ms"
+            )
+        if header.time_ms > now_ms + MAX_FUTURE_MS:
+            raise ChainError(
+                f"block {header.number}: comes {header.time_ms - now_ms} ms from the future, "
+                f"at most {MAX_FUTURE_MS} are allowed; check the clocks"
+            )
+
+    def _check_seal(self, header: Header) -> None:
+        if header.mix_hash != seal_digest(header.mining_hash, header.nonce):
+            raise ChainError(f"block {header.number}: the seal was not made for this header")
+        if int.from_bytes(header.mix_hash, "big") * header.difficulty >= 1 << 256:
+            raise ChainError(f"block {header.number}: the seal shows less work than its difficulty")
+
+
+def _expect(header: Header, what: str, came: object, expected: object) -> None:
+    if came != expected:
+        raise ChainError(f"block {header.number}: expected {what} {expected}, got {came}")
