@@ -1,0 +1,120 @@
+"""The words and figures of the report, in English and Chinese, for the page and for the terminal."""
+
+from __future__ import annotations
+
+from consilia.cli.report.report import HitRule, Results, RoleName, Status, Summary, Text
+
+PHASES: dict[str, Text] = {
+    "setup": Text(en="Keys, genesis, store", zh="密钥、创世块、存储"),
+    "data": Text(en="Reading or making the images", zh="读取或生成影像"),
+    "start_up": Text(en="Starting every process", zh="启动各进程"),
+    "enrol": Text(en="Publishing the task, enrolling", zh="发布任务与报名"),
+    "rounds": Text(en="Rounds of training", zh="各轮训练"),
+    "settle": Text(en="Paying the rewards", zh="结算奖励"),
+    "yardsticks": Text(en="Yardsticks: alone and pooled", zh="对照训练：单独与集中"),
+    "evaluation": Text(en="Scoring on held-out patients", zh="在留出患者上评估"),
+    "audit": Text(en="Audit", zh="审计"),
+}
+
+BYTE_KINDS: dict[str, Text] = {
+    "models": Text(en="Global models", zh="全局模型"),
+    "updates": Text(en="Updates, sealed", zh="更新（密封）"),
+    "key_strings": Text(en="Key strings, sealed", zh="密钥串（密封）"),
+    "other": Text(en="Other objects", zh="其他对象"),
+    "chain": Text(en="Chain, on one node's disk", zh="区块链（单个节点磁盘）"),
+}
+
+ROLES: dict[RoleName, Text] = {
+    "hospital": Text(en="Hospital", zh="医院"),
+    "server": Text(en="Server", zh="服务器"),
+    "ledger": Text(en="Ledger (everyone)", zh="账本（所有人可见）"),
+    "store": Text(en="Store", zh="存储"),
+    "auditor": Text(en="Auditor", zh="审计方"),
+}
+
+STATUSES: dict[Status, Text] = {
+    "included": Text(en="included", zh="已纳入"),
+    "late": Text(en="late", zh="迟到"),
+    "rejected": Text(en="rejected", zh="被拒绝"),
+    "missing": Text(en="missing", zh="缺席"),
+}
+
+FEDERATED = Text(en="Federated", zh="联邦学习")
+POOLED = Text(en="Pooled", zh="集中训练")
+MEAN_LOCAL = Text(en="Mean of the hospitals alone", zh="各医院单独训练的平均值")
+
+
+def alone(hospital: str) -> Text:
+    """The name of the model that `hospital` trained by itself."""
+    return Text(en=f"{hospital} alone", zh=f"{hospital} 单独训练")
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration as people write it: 0.42 s, 12.3 s, 4 min 12 s, 1 h 3 min."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def bytes_text(count: int) -> str:
+    """A size in decimal units: 912 B, 4.1 kB, 37.2 MB, 1.20 GB."""
+    if count < 1_000:
+        return f"{count} B"
+    for limit, divisor, unit in ((1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
+        if count < limit:
+            return f"{count / divisor:.1f} {unit}"
+    return f"{count / 1e9:.2f} GB"
+
+
+def ether_text(wei: int) -> str:
+    """An amount in the chain's own coin, 10^18 wei, exact to six places without trailing zeros."""
+    whole, rest = divmod(wei, 10**18)
+    decimals = f"{rest // 10**12:06d}".rstrip("0")
+    if not decimals and rest:
+        return f"{wei:,} wei"
+    return f"{whole:,}.{decimals}" if decimals else f"{whole:,}"
+
+
+def verdict(results: Results) -> Text:
+    """The sentence on top: what training together gave, with its numbers, also when it gave nothing."""
+    federated, pooled, summary = results.federated, results.pooled, results.summary
+    en_lead, zh_lead = _lead(summary)
+    en_side = "above" if summary.gain_map50 >= 0 else "below"
+    zh_side = "高" if summary.gain_map50 >= 0 else "低"
+    gap, share = abs(summary.gain_map50), round(100 * summary.ratio_to_pooled_map50)
+    return Text(
+        en=f"{en_lead} The shared detector reaches mAP@.5 {federated.map50:.3f}: {gap:.3f} {en_side} the mean "
+        f"of the hospitals alone ({summary.mean_local_map50:.3f}), and {share} % of what all the data in one "
+        f"place would give ({pooled.map50:.3f}).",
+        zh=f"{zh_lead}共享检测器的 mAP@.5 为 {federated.map50:.3f}，比各医院单独训练的平均值"
+        f"（{summary.mean_local_map50:.3f}）{zh_side} {gap:.3f}，达到数据集中训练（{pooled.map50:.3f}）的 {share}%。",
+    )
+
+
+def _lead(summary: Summary) -> tuple[str, str]:
+    if summary.beats_every_local:
+        return "Training together beat every hospital alone.", "联合训练优于每一家医院的单独训练。"
+    if summary.beats_mean_local:
+        return (
+            "Training together beat the average hospital, but not the best one.",
+            "联合训练优于医院的平均水平，但未超过最好的一家。",
+        )
+    return "Training together did not pay off in this run.", "本次运行中，联合训练没有带来收益。"
+
+
+def hit_rule_text(rule: HitRule) -> Text:
+    """When a prediction counts as a hit, in words."""
+    if rule.kind == "centre_in_box":
+        return Text(
+            en="a prediction is a hit when its centre lies in the box of a lesion",
+            zh="预测框的中心落在病灶框内即为命中",
+        )
+    return Text(
+        en=f"a prediction is a hit when its overlap with a lesion (IoU) is at least {rule.min_iou:g}",
+        zh=f"预测框与病灶框的交并比（IoU）不低于 {rule.min_iou:g} 即为命中",
+    )
