@@ -1,4 +1,4 @@
-"""Random changes of a training picture that a lesion survives: mirror, zoom, shift, brightness and contrast."""
+"""Random changes of a training picture that a lesion survives: mirror, zoom, shift, brightness, contrast."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def augmented(
     gain = np.float32(np.exp(rng.uniform(-augment.gain, augment.gain)) / 255)
     offset = np.float32(rng.uniform(-augment.offset, augment.offset))
     values = np.clip(pixels.astype(np.float32) * gain + offset, 0, 1)
-    boxes = np.clip(boxes, 0, np.float32([width, height, width, height]))
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
     kept = ((boxes[:, 2:] - boxes[:, :2]) > SMALLEST_SIDE_PX).all(axis=1)
     return values, boxes[kept], example.labels[kept]
 

@@ -1,4 +1,4 @@
-"""How good a detector is on pictures it has never seen: COCO's mAP by faster-coco-eval, and FROC with its CPM."""
+"""How good a detector is on pictures it has never seen: COCO's mAP by faster-coco-eval, FROC with its CPM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ BATCH_SIZE = 4
 class Prediction:
     """A detector's findings on one picture, best first.
 
-    `boxes_xyxy` is float32 (n, 4) in pixels of the original picture, `scores` float32 (n,), `labels` int64 (n,).
+    `boxes_xyxy` is float32 (n, 4) in pixels of the original picture, `scores` float32 (n,), `labels` int64
+    (n,).
     """
 
     image_id: str
@@ -38,8 +39,9 @@ class Prediction:
 class Evaluation:
     """The figures of one detector on one set of pictures.
 
-    `map50` and `map75` are COCO's average precision at IoU .5 and .75, `map` its mean over .5 to .95, each averaged
-    over the classes; `froc` holds (false positives per image, sensitivity), `cpm` its mean (hit rule: see `froc`).
+    `map50` and `map75` are COCO's average precision at IoU .5 and .75, `map` its mean over .5 to .95, each
+    averaged over the classes; `froc` holds (false positives per image, sensitivity), `cpm` their mean
+    sensitivity (hit rule: see `froc`).
     """
 
     map50: float
@@ -59,7 +61,9 @@ def predict(model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
     with torch.inference_mode():
         for first in range(0, len(examples), BATCH_SIZE):
             batch = examples[first : first + BATCH_SIZE]
-            found = model([as_input(example.pixels.astype(np.float32) / 255) for example in batch])
+            found = model(
+                [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
+            )
             for example, result in zip(batch, found, strict=True):
                 boxes = result["boxes"].numpy() / np.float32(example.scale)
                 predictions.append(
@@ -101,7 +105,7 @@ def coco_tables(
     truths_xyxy: Sequence[npt.NDArray[np.float32]],
     truth_labels: Sequence[npt.NDArray[np.int64]],
 ) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """COCO's ground truth and results, as its evaluators read them. Only classes that occur in the truth count."""
+    """COCO's ground truth and results, as its evaluators read them; only classes with a lesion count."""
     annotations: list[dict[str, object]] = []
     results: list[dict[str, object]] = []
     for image, (found, boxes, labels) in enumerate(
@@ -113,7 +117,7 @@ def coco_tables(
         for box, label, value in zip(_as_xywh(found.boxes_xyxy), found.labels, found.scores, strict=True):
             results.append({"image_id": image, "category_id": int(label), "bbox": box, "score": float(value)})
     present = sorted({int(label) for labels in truth_labels for label in labels})
-    truth = {
+    truth: dict[str, object] = {
         "info": {},
         "images": [{"id": image} for image in range(1, len(truths_xyxy) + 1)],
         "annotations": annotations,

@@ -23,8 +23,8 @@ SMALLEST_SIDE_PX = 1.0
 class Example:
     """A picture that fits the detector, with its lesions.
 
-    `pixels` is uint8 (H, W) or (H, W, 3), the longer side `image_size`; `boxes_xyxy` is float32 (n, 4) in these
-    pixels; `labels` is int64 (n,), from 1; `scale` is resized by original size.
+    `pixels` is uint8 (H, W) or (H, W, 3), the longer side `image_size`; `boxes_xyxy` is float32 (n, 4) in
+    these pixels; `labels` is int64 (n,), from 1; `scale` is resized by original size.
     """
 
     image_id: str
@@ -44,7 +44,7 @@ class SkippedImage:
 
 
 def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Example], list[SkippedImage]]:
-    """Decode and resize every picture; one that cannot be decoded is skipped and named, never fatal for the rest.
+    """Decode and resize every picture; one that cannot be decoded is skipped and named.
 
     Args:
         images: labelled pictures of any size.
@@ -70,7 +70,7 @@ def _prepare_one(image: LabelledImage, image_size: int) -> Example:
     # PIL's BILINEAR widens its filter when it shrinks a picture, so that fine noise does not alias
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     boxes = np.asarray(image.boxes_xyxy, np.float32).reshape(-1, 4) * np.float32(scale)
-    boxes = np.clip(boxes, 0, np.float32([size[0], size[1], size[0], size[1]]))
+    boxes = np.clip(boxes, 0, np.array([*size, *size], np.float32))
     good = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_SIDE_PX).all(axis=1)
     labels = np.asarray(image.labels, np.int64)
     return Example(image.image_id, image.patient, resized, boxes[good], labels[good], scale)

@@ -1,10 +1,10 @@
-"""FROC: sensitivity against false positives per image, and its summary, the competition performance metric (CPM).
+"""FROC: sensitivity against false positives per image, and its summary, the CPM (Setio et al. 2017, LUNA16).
 
-Hit rule. A finding hits a lesion when both have the same class and their boxes overlap with IoU >= 0.3. Each lesion
-is hit at most once; a further finding on a lesion already hit is neither a hit nor a false positive (as in LUNA16,
-Setio et al. 2017). Every other finding is a false positive. Why not LUNA16's "centre inside": a centre knows nothing of
-the extent, and a box over half of the slice would hit. Why not 0.5: annotators pad boxes, and a lesion of a few pixels
-loses an IoU of 0.5 to a shift of one pixel although a reader would find it.
+Hit rule. A finding hits a lesion when both have the same class and their boxes overlap with IoU >= 0.3. Each
+lesion is hit at most once; a further finding on a lesion already hit is neither a hit nor a false positive
+(as in LUNA16). Every other finding is a false positive. Why not LUNA16's "centre inside": a centre knows
+nothing of the extent, and a box over half of the slice would hit. Why not 0.5: annotators pad boxes, and a
+lesion of a few pixels loses an IoU of 0.5 to a shift of one pixel although a reader would find it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class ImageFindings:
 
 @dataclass(frozen=True)
 class Froc:
-    """`points` are (false positives per image, sensitivity) at `OPERATING_POINTS`; `cpm` is their mean sensitivity.
+    """`points` are (false positives per image, sensitivity) at `OPERATING_POINTS`.
 
-    Both are 0 where there is no lesion to find.
+    `cpm`, the competition performance metric, is their mean sensitivity; 0 where there is no lesion to find.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -48,8 +48,8 @@ class Froc:
 def froc(images: Sequence[ImageFindings]) -> Froc:
     """The FROC of findings on pictures, all classes together, under the hit rule above.
 
-    At an operating point stands the best sensitivity of all score thresholds with at most that many false positives
-    per image.
+    At an operating point stands the best sensitivity of all score thresholds with at most that many false
+    positives per image.
     """
     num_lesions = sum(len(image.lesion_labels) for image in images)
     judged = [_judge(image) for image in images]
@@ -76,7 +76,7 @@ def iou(boxes_xyxy: FloatArray, others_xyxy: FloatArray) -> FloatArray:
 
 
 def _judge(image: ImageFindings) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Scores of the findings that count, and whether each is a hit; the best findings choose their lesion first."""
+    """Scores of the findings that count, and whether each is a hit; the best finding chooses first."""
     overlap = iou(image.boxes_xyxy.astype(np.float64), image.lesion_boxes_xyxy.astype(np.float64))
     matches = (overlap >= HIT_IOU) & (image.labels[:, None] == image.lesion_labels[None, :])
     free = np.ones(len(image.lesion_labels), bool)

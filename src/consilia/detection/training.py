@@ -1,4 +1,4 @@
-"""The training step that a hospital repeats: load the global model, take some steps on its own pictures, hand it back."""
+"""What a hospital repeats: load the global model, take some steps on its own pictures, hand it back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ Target = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a detector is trained. A TaskSpec sets `learning_rate` and `batch_size`; the rest has reasons (docs)."""
+    """How a detector is trained. A TaskSpec sets `learning_rate` and `batch_size`; the rest is fixed."""
 
     learning_rate: float = 1e-3
     """The highest, after the warm-up; AdamW's usual scale for a detector from scratch."""
@@ -42,7 +43,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class StepBudget:
-    """Which part of the schedule to train: `steps` from `first_step` on, out of `total_steps` of the whole task."""
+    """Which part of the schedule to train: `steps` from `first_step` on, out of the task's `total_steps`."""
 
     steps: int
     first_step: int
@@ -51,7 +52,7 @@ class StepBudget:
 
 @dataclass(frozen=True)
 class TrainingMetrics:
-    """What a round of training says of itself: `loss` is the mean over its steps, `skipped` steps were not finite."""
+    """What a round says of itself: `loss` is the mean over its steps; `skipped` steps were not finite."""
 
     loss: float
     steps: int
@@ -63,11 +64,11 @@ class TrainingMetrics:
 class Trainer:
     """Trains one detector on one hospital's examples, round after round.
 
-    The detector and AdamW's moments stay in memory between rounds; the weights are replaced by the global model's
-    each time. The moments are never written down: a trainer that crashed begins with fresh ones, which costs it a few
-    slower steps and nobody else anything. All else (order of the pictures, augmentation, sampling of proposals)
-    depends on the seed and the position in the schedule alone, so a resumed hospital sees the pictures that it would
-    have seen.
+    The detector and AdamW's moments stay in memory between rounds; the weights are replaced by the global
+    model's each time. The moments are never written down: a trainer that crashed begins with fresh ones, which
+    costs it a few slower steps and nobody else anything. All else (order of the pictures, augmentation,
+    sampling of proposals) depends on the seed and the position in the schedule alone, so a resumed hospital
+    sees the pictures that it would have seen.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Trainer:
         )
 
     def run(self, budget: StepBudget) -> list[float]:
-        """Take the steps of `budget` from the weights at hand; the loss of each, not finite where it was skipped."""
+        """Take the steps of `budget` from the weights at hand; the loss of each, NaN where it was skipped."""
         self.model.train()
         rng = np.random.default_rng([self.seed, budget.first_step])
         losses = []
@@ -132,7 +133,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         loss: Tensor = sum(self.model(*batch).values())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         if not math.isfinite(norm.item()):
             return math.nan
@@ -162,8 +163,8 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
 def batch_indices(examples: Sequence[Example], recipe: Recipe, seed: int, step: int) -> list[int]:
     """Which examples step `step` sees.
 
-    Pass after pass over all pictures with a lesion and a fresh draw of those without; each pass in an order of its
-    own, by `seed` and the number of the pass, so that any step can be found without the ones before it.
+    Pass after pass over all pictures with a lesion and a fresh draw of those without; each pass in an order
+    of its own, by `seed` and the number of the pass, so that any step can be found without those before it.
     """
     positive = np.flatnonzero([len(example.labels) > 0 for example in examples])
     negative = np.flatnonzero([len(example.labels) == 0 for example in examples])
@@ -180,7 +181,7 @@ def batch_indices(examples: Sequence[Example], recipe: Recipe, seed: int, step: 
     return indices
 
 
-def as_input(pixels: np.ndarray) -> Tensor:
-    """Pixels float32 (H, W) or (H, W, 3) in [0, 1] as the detector's (3, H, W); grey is not copied three times."""
+def as_input(pixels: npt.NDArray[np.float32]) -> Tensor:
+    """Pixels float32 (H, W) or (H, W, 3) in [0, 1] as the detector's (3, H, W); grey is not copied."""
     image = torch.from_numpy(np.ascontiguousarray(pixels))
     return image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)

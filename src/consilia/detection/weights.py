@@ -1,4 +1,4 @@
-"""A detector's weights as a safetensors file: equal weights give equal bytes, and nothing odd is ever loaded."""
+"""A detector's weights as a safetensors file: equal weights give equal bytes, nothing odd is ever loaded."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def load_into(model: nn.Module, path: Path) -> None:
     """Fill `model` with the weights of a file; nothing changes unless the whole file is good.
 
     Raises:
-        WeightsError: the file is damaged, has other tensors than the model, or a number that is not finite; the
-            message names the tensor.
+        WeightsError: the file is damaged, has other tensors than the model, or a number that is not finite;
+            the message names the tensor.
     """
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     with TensorFile(path) as file:
