@@ -120,6 +120,12 @@ class TransactionRevertedError(LedgerError):
         self.reason = reason
 
 
+class TransactionTimeoutError(LedgerError):
+    """A transaction was sent, and sent again, but no block took it; the same call later goes on with it."""
+
+    exit_code = 3
+
+
 class TaskFailedError(LedgerError):
     """A task ended without a result: too few hospitals enrolled, or too few updates arrived."""
 

@@ -40,6 +40,14 @@ class Digest(bytes):
         return f"Digest({self.hex()[:12]}…)"
 
 
+class Role(IntEnum):
+    """What a member of the consortium may do; the numbers are those of contracts/registry.vy."""
+
+    HOSPITAL = 1
+    SERVER = 2
+    AUDITOR = 3
+
+
 class ArtifactKind(IntEnum):
     """What an artifact holds; bound into its context, so that one kind never passes for another."""
 
