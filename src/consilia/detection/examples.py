@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from consilia.errors import DatasetError
-
-if TYPE_CHECKING:
-    from consilia.imaging.cases import LabelledImage
+from consilia.errors import UnusableImageError
+from consilia.imaging.cases import LabelledImage, Skipped
 
 SMALLEST_SIDE_PX = 1.0
 """A box thinner than this after resizing has no area to learn from; it is dropped."""
@@ -35,15 +32,7 @@ class Example:
     scale: float
 
 
-@dataclass(frozen=True)
-class SkippedImage:
-    """A picture that could not be used, and why."""
-
-    name: str
-    reason: str
-
-
-def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Example], list[SkippedImage]]:
+def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Example], list[Skipped]]:
     """Decode and resize every picture; one that cannot be decoded is skipped and named.
 
     Args:
@@ -51,19 +40,21 @@ def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Exam
         image_size: the longer side of the result in pixels.
     """
     examples: list[Example] = []
-    skipped: list[SkippedImage] = []
+    skipped: list[Skipped] = []
     for image in images:
         try:
             examples.append(_prepare_one(image, image_size))
-        except (DatasetError, OSError, ValueError) as error:
-            skipped.append(SkippedImage(image.image_id, str(error)))
+        except (UnusableImageError, OSError) as error:
+            skipped.append(Skipped(image.image_id, str(error), image.patient, image.study))
     return examples, skipped
 
 
 def _prepare_one(image: LabelledImage, image_size: int) -> Example:
     pixels = image.pixels()
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
-        raise DatasetError(f"expected uint8 pixels (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}")
+        raise UnusableImageError(
+            f"expected uint8 pixels (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}"
+        )
     height, width = pixels.shape[:2]
     scale = image_size / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -65,10 +65,10 @@ class Trainer:
     """Trains one detector on one hospital's examples, round after round.
 
     The detector and AdamW's moments stay in memory between rounds; the weights are replaced by the global
-    model's each time. The moments are never written down: a trainer that crashed begins with fresh ones, which
-    costs it a few slower steps and nobody else anything. All else (order of the pictures, augmentation,
-    sampling of proposals) depends on the seed and the position in the schedule alone, so a resumed hospital
-    sees the pictures that it would have seen.
+    model's each time. The moments are never written down: a trainer that crashed begins with fresh ones,
+    which costs it a few slower steps and nobody else anything. All else (order of the pictures,
+    augmentation, sampling of proposals) depends on the seed and the position in the schedule alone, so a
+    resumed hospital sees the pictures that it would have seen.
     """
 
     def __init__(
