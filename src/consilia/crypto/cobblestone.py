@@ -1,0 +1,124 @@
+"""C2SP chunked encryption (Cobblestone): a stream sealed in 16 KiB chunks, none of which is handed on unchecked.
+
+Source: https://c2sp.org/chunked-encryption, version 1, with HKDF-Expand-SHA-512 as in its vectors.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from consilia.artifact import (
+    CHUNK_BYTES,
+    CHUNKS_A_LEAF,
+    LEAF_BYTES,
+    SEALED_CHUNK_BYTES,
+    TAG_BYTES,
+    Readable,
+    read_full,
+)
+from consilia.errors import EnvelopeError
+
+SALT_BYTES = 24
+_BLOCK_BYTES = CHUNKS_A_LEAF * CHUNK_BYTES
+_LABELS = {
+    16: b"c2sp.org/chunked-encryption@v1+AEAD_AES_128_GCM\x00",
+    32: b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00",
+}
+
+
+class ChunkCipher:
+    """The keys of one message. Encrypting two messages with the same key and salt would reuse nonces."""
+
+    def __init__(self, key: bytes, salt: bytes, context: bytes) -> None:
+        """Derive the keys.
+
+        Args:
+            key: 32 bytes (Cobblestone-256; 16 for Cobblestone-128).
+            salt: 24 bytes, never used twice with the same key.
+            context: what the message is bound to.
+
+        Raises:
+            EnvelopeError: key or salt has another size.
+        """
+        if len(key) not in _LABELS or len(salt) != SALT_BYTES:
+            raise EnvelopeError(
+                f"a key of 16 or 32 and a salt of 24 bytes wanted, {len(key)} and {len(salt)} came"
+            )
+        info = _LABELS[len(key)] + salt + context
+        derived = HKDFExpand(SHA512(), len(key) + 12 + 32, info).derive(key)
+        self._aead = AESGCM(derived[: len(key)])
+        self._base_nonce = int.from_bytes(derived[len(key) : len(key) + 12], "big")
+        self.prefix = salt + derived[len(key) + 12 :]
+        """Salt and commitment, the first 56 bytes of the message."""
+
+    def check_prefix(self, prefix: bytes) -> None:
+        """Compare the commitment before anything is decrypted: AES-GCM alone would open under a second key.
+
+        Raises:
+            EnvelopeError: sealed with another key, salt or context.
+        """
+        if not hmac.compare_digest(prefix, self.prefix):
+            raise EnvelopeError(
+                "an envelope's salt or commitment is not the one that its key and context give"
+            )
+
+    def encrypt(self, plaintext: Readable) -> Iterator[memoryview]:
+        """Yield the body in blocks of `LEAF_BYTES`, the last one shorter. A block is valid until the next."""
+        sealed = memoryview(bytearray(LEAF_BYTES))
+        first_chunk = 0
+        block_bytes = _BLOCK_BYTES
+        while block_bytes == _BLOCK_BYTES:
+            block = memoryview(read_full(plaintext, _BLOCK_BYTES))
+            block_bytes = len(block)
+            yield sealed[: self._encrypt_block(block, sealed, first_chunk)]
+            first_chunk += CHUNKS_A_LEAF
+
+    def decrypt(self, body: Readable) -> Iterator[memoryview]:
+        """Yield the plaintext in blocks of 1 MiB, the last one shorter. A block is valid until the next.
+
+        Raises:
+            EnvelopeError: a chunk is damaged, out of order, missing, or followed by something.
+        """
+        plaintext = memoryview(bytearray(_BLOCK_BYTES))
+        first_chunk = 0
+        block_bytes = LEAF_BYTES
+        while block_bytes == LEAF_BYTES:
+            block = memoryview(read_full(body, LEAF_BYTES))
+            block_bytes = len(block)
+            yield plaintext[: self._decrypt_block(block, plaintext, first_chunk)]
+            first_chunk += CHUNKS_A_LEAF
+
+    def _encrypt_block(self, block: memoryview, sealed: memoryview, chunk: int) -> int:
+        # A block that is not full ends the message, with a short chunk: empty where the length is a multiple.
+        end = len(block) if len(block) == _BLOCK_BYTES else len(block) + 1
+        at = 0
+        for start in range(0, end, CHUNK_BYTES):
+            part = block[start : start + CHUNK_BYTES]
+            at += self._aead.encrypt_into(
+                self._nonce(chunk), part, None, sealed[at : at + len(part) + TAG_BYTES]
+            )
+            chunk += 1
+        return at
+
+    def _decrypt_block(self, block: memoryview, plaintext: memoryview, chunk: int) -> int:
+        if len(block) < LEAF_BYTES and len(block) % SEALED_CHUNK_BYTES < TAG_BYTES:
+            raise EnvelopeError("an envelope's body was cut: it does not end in a short chunk")
+        at = 0
+        for start in range(0, len(block), SEALED_CHUNK_BYTES):
+            part = block[start : start + SEALED_CHUNK_BYTES]
+            room = plaintext[at : at + len(part) - TAG_BYTES]
+            try:
+                at += self._aead.decrypt_into(self._nonce(chunk), part, None, room)
+            except InvalidTag as error:
+                raise EnvelopeError(f"an envelope's chunk {chunk} was changed, moved or cut") from error
+            chunk += 1
+        return at
+
+    def _nonce(self, chunk: int) -> bytes:
+        return (self._base_nonce ^ chunk).to_bytes(12, "big")

@@ -1,0 +1,195 @@
+"""A store in a directory, which several processes may share.
+
+An object is written under `incoming/` and gets its name only when it is whole and has its root, by a hard link
+that fails where the name is taken: no crash, full disk or second writer leaves half an object under a root.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore
+
+from consilia.artifact import RootHasher
+from consilia.errors import (
+    EnvelopeError,
+    ObjectDamagedError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnreachableError,
+)
+from consilia.values import Digest
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_BLOCK_BYTES = 1 << 20
+_PART_BYTES = 4 << 20
+_ABANDONED_SECONDS = 24 * 3600
+_OBJECT_NAME = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
+
+
+class DirectoryStore:
+    """An `ArtifactStore` in a directory, made if it is missing."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the store and sweep out what crashed writers left in it more than a day ago.
+
+        Raises:
+            StoreUnreachableError: the directory can be neither found nor made.
+        """
+        self._path = path
+        self._incoming = path / "incoming"
+        try:
+            self._incoming.mkdir(parents=True, exist_ok=True)
+            self._objects = LocalStore(path)
+            self._sweep()
+        except (OSError, BaseError) as error:
+            raise StoreUnreachableError(f"the store {path} cannot be used: {_first_line(error)}") from error
+
+    def put(self, root: Digest, source: Path) -> None:
+        """See `ArtifactStore.put`. Proof against a process that dies; after a power cut `get` tells what is damaged."""
+        if self.has(root):
+            return
+        staged = f"{self._incoming.name}/{secrets.token_hex(16)}"
+        try:
+            with source.open("rb") as file, self._errors(root):
+                blocks = _checked_blocks(file, root)
+                obstore.put(self._objects, staged, blocks, chunk_size=_PART_BYTES, max_concurrency=2)
+                obstore.rename(self._objects, staged, _object_name(root), overwrite=False)
+        except AlreadyExistsError:  # another writer was faster, with the same bytes
+            obstore.delete(self._objects, staged)
+        except OSError as error:
+            raise StoreError(
+                f"{source} cannot be put into the store {self._path}: {_first_line(error)}"
+            ) from error
+
+    def get(self, root: Digest, target: Path) -> None:
+        """See `ArtifactStore.get`."""
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+        try:
+            with self.reader(root) as source, temporary.open("xb") as file:
+                for block in _checked_blocks(source, root):
+                    file.write(block)
+            temporary.replace(target)
+        except OSError as error:
+            raise StoreError(f"object {root} cannot be copied to {target}: {_first_line(error)}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def reader(self, root: Digest) -> Iterator[BinaryIO]:
+        """See `ArtifactStore.reader`."""
+        with self._errors(root):
+            size = obstore.head(self._objects, _object_name(root))["size"]
+        with io.BufferedReader(_ObjectReader(self, root, size), _BLOCK_BYTES) as stream:
+            yield stream
+
+    def has(self, root: Digest) -> bool:
+        """See `ArtifactStore.has`."""
+        try:
+            with self._errors(root):
+                obstore.head(self._objects, _object_name(root))
+        except ObjectMissingError:
+            return False
+        return True
+
+    def delete(self, root: Digest) -> None:
+        """See `ArtifactStore.delete`."""
+        try:
+            with self._errors(root):
+                obstore.delete(self._objects, _object_name(root))
+        except ObjectMissingError:
+            pass
+
+    def roots(self) -> Iterator[Digest]:
+        """See `ArtifactStore.roots`. Files that are not named like an object are passed over."""
+        for page in obstore.list(self._objects):
+            for entry in page:
+                if named := _OBJECT_NAME.fullmatch(entry["path"]):
+                    yield Digest.from_hex(named[2])
+
+    def read_range(self, root: Digest, start: int, end: int) -> Buffer:
+        """Bytes `start` to `end` of an object, NOT verified."""
+        with self._errors(root):
+            return obstore.get_range(self._objects, _object_name(root), start=start, end=end)
+
+    def _sweep(self) -> None:
+        oldest = time.time() - _ABANDONED_SECONDS
+        for staged in self._incoming.iterdir():
+            try:
+                if staged.stat().st_mtime < oldest:
+                    staged.unlink()
+            except FileNotFoundError:
+                continue  # its writer has just finished
+
+    @contextmanager
+    def _errors(self, root: Digest) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectMissingError(f"the store {self._path} has no object {root}") from error
+        except AlreadyExistsError:
+            raise
+        except BaseError as error:
+            raise StoreError(
+                f"the store {self._path} failed on object {root}: {_first_line(error)}"
+            ) from error
+
+
+class _ObjectReader(io.RawIOBase):
+    """Reads an object from its beginning to its end, a range at a time."""
+
+    def __init__(self, store: DirectoryStore, root: Digest, size: int) -> None:
+        self._store = store
+        self._root = root
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        target = memoryview(buffer).cast("B")
+        end = min(self._at + len(target), self._size)
+        if end <= self._at:
+            return 0
+        data = memoryview(self._store.read_range(self._root, self._at, end))
+        target[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _checked_blocks(source: BinaryIO, root: Digest) -> Iterator[bytes]:
+    """Pass on the bytes of an envelope, and fail at the end, or before, unless they have this root."""
+    hasher = RootHasher()
+    try:
+        while block := source.read(_BLOCK_BYTES):
+            hasher.update(block)
+            yield block
+        found = hasher.root()
+    except EnvelopeError as error:
+        raise ObjectDamagedError(
+            f"object {root} is damaged: {error}; delete it and put it in again"
+        ) from error
+    if found != root:
+        raise ObjectDamagedError(
+            f"object {root} is damaged: its bytes have the root {found}; delete it and put it in again"
+        )
+
+
+def _object_name(root: Digest) -> str:
+    return f"{root.hex()[:2]}/{root.hex()}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
