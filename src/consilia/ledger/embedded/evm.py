@@ -275,6 +275,11 @@ def account_state(state: Any, address: bytes) -> AccountState:
     return AccountState(account.nonce, account.balance, has_code)
 
 
+def state_storage(state: Any, address: bytes, slot: int) -> int:
+    """The word in a contract's storage slot in py-evm's state."""
+    return int(state.get_storage(address, slot))
+
+
 def call(
     genesis: Genesis, header: Header, state_root: bytes, read_node: ReadNode, message: Call
 ) -> CallResult:
