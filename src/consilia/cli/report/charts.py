@@ -1,7 +1,7 @@
 """Line plots and bars as SVG text, drawn once for both languages, coloured by the page's style sheet.
 
-Text comes in pairs marked `lang`, of which the style sheet shows one. No style attribute is written: the page's
-content security policy would refuse it.
+Text comes in pairs marked `lang`, of which the style sheet shows one. No style attribute is written: the
+page's content security policy would refuse it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def plot(title: Text, x: Axis, y: Axis, lines: tuple[Line, ...], levels: tuple[L
         path = "L".join(f"{px:.1f} {py:.1f}" for px, py in spots)
         parts.append(f'<path class="curve {line.css}" d="M{path}"/>')
         if line.marked:
-            parts += [f'<circle class="dot {line.css}" cx="{px:.1f}" cy="{py:.1f}" r="3.5"/>' for px, py in spots]
+            parts += [
+                f'<circle class="dot {line.css}" cx="{px:.1f}" cy="{py:.1f}" r="3.5"/>' for px, py in spots
+            ]
     label = escape(f"{title.en} / {title.zh}")
     body = Markup("").join(Markup(part) for part in parts)
     return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
@@ -85,7 +87,8 @@ def plot(title: Text, x: Axis, y: Axis, lines: tuple[Line, ...], levels: tuple[L
 def legend(lines: tuple[Line, ...], levels: tuple[Level, ...] = ()) -> Markup:
     """The keys of a plot: one entry a name, so that four thin curves of one kind take one entry."""
     entries: dict[str, Markup] = {}
-    for entry in (*lines, *levels):
+    named: tuple[Line | Level, ...] = (*lines, *levels)
+    for entry in named:
         kind = "level" if isinstance(entry, Level) else "curve"
         swatch = Markup(
             '<svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path class="{} {}" d="M0 4H24"/></svg>'
@@ -95,7 +98,7 @@ def legend(lines: tuple[Line, ...], levels: tuple[Level, ...] = ()) -> Markup:
 
 
 def bar(value: float, full: float, css: str, mark: float | None = None) -> Markup:
-    """A bar for a table's cell: `value` of `full`, and a tick at `mark`. The number itself stands beside it."""
+    """A bar for a table's cell: `value` of `full`, and a tick at `mark`. The number stands beside it."""
     share = 100 * min(max(value / full, 0.0), 1.0) if full > 0 else 0.0
     tick = ""
     if mark is not None and full > 0:

@@ -1,4 +1,4 @@
-"""`report.html`: one file without scripts, fonts or links, in both languages, for a browser, a printer or an archive."""
+"""`report.html`: one file without scripts, fonts or links, in both languages, to read, print or archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from consilia.cli.report.charts import Axis, Level, Line, bar, both, legend, plo
 from consilia.cli.report.report import Report, Text
 
 UNIT_TICKS = ((0.0, "0"), (0.2, "0.2"), (0.4, "0.4"), (0.6, "0.6"), (0.8, "0.8"), (1.0, "1"))
-FROC_TICKS = ((0.125, "⅛"), (0.25, "¼"), (0.5, "½"), (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))
+FROC_TICKS = ((0.125, "1/8"), (0.25, "1/4"), (0.5, "1/2"), (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))
 HOSPITALS_ALONE = Text(en="Hospitals alone", zh="各医院单独训练")
 
 
@@ -46,7 +46,7 @@ class Amount:
 
 
 def write_report(report: Report, home: Path) -> ReportPaths:
-    """Write `report.json` and `report.html` into `home`, each in one step, so that neither is ever half there."""
+    """Write `report.json` and `report.html` into `home`, each in one step: neither is ever half there."""
     paths = ReportPaths(json=home / "report.json", html=home / "report.html")
     for path, text in ((paths.json, report.to_json()), (paths.html, render_html(report))):
         unfinished = path.with_name(path.name + ".part")
@@ -100,7 +100,7 @@ def size_amounts(report: Report) -> tuple[Amount, ...]:
 
 
 def learning_chart(report: Report) -> Chart:
-    """mAP@.5 of the global model after each round, between the pooled model and the mean of the hospitals alone."""
+    """mAP@.5 of the global model after each round, beside the pooled model and the mean alone."""
     scored = tuple((float(r.round_index), r.map50) for r in report.rounds if r.map50 is not None)
     last = max((r.round_index for r in report.rounds), default=1)
     first = min((r.round_index for r in report.rounds), default=0)
@@ -120,7 +120,11 @@ def learning_chart(report: Report) -> Chart:
 def froc_chart(report: Report) -> Chart:
     """The FROC curves of all models, from 1/8 to 8 false positives an image."""
     x = Axis(
-        Text(en="false positives an image (mean)", zh="平均每张影像的假阳性数"), 0.125, 8.0, FROC_TICKS, log2=True
+        Text(en="false positives an image (mean)", zh="平均每张影像的假阳性数"),
+        0.125,
+        8.0,
+        FROC_TICKS,
+        log2=True,
     )
     y = Axis(Text(en="sensitivity", zh="敏感度"), 0.0, 1.0, UNIT_TICKS)
     results = report.results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from consilia.cli.report.report import HitRule, Results, RoleName, Status, Summary, Text
 
 PHASES: dict[str, Text] = {
@@ -72,39 +74,58 @@ def bytes_text(count: int) -> str:
 
 
 def ether_text(wei: int) -> str:
-    """An amount in the chain's own coin, 10^18 wei, exact to six places without trailing zeros."""
+    """An amount in the chain's own coin, 10^18 wei, to six places; an ellipsis says that there is more."""
     whole, rest = divmod(wei, 10**18)
-    decimals = f"{rest // 10**12:06d}".rstrip("0")
-    if not decimals and rest:
-        return f"{wei:,} wei"
-    return f"{whole:,}.{decimals}" if decimals else f"{whole:,}"
+    micro, more = divmod(rest, 10**12)
+    if more:
+        return f"{whole:,}.{micro:06d}…" if wei > 10**12 else f"{wei:,} wei"
+    return f"{whole:,}.{micro:06d}".rstrip("0").rstrip(".")
 
 
-def verdict(results: Results) -> Text:
-    """The sentence on top: what training together gave, with its numbers, also when it gave nothing."""
+@dataclass(frozen=True)
+class Verdict:
+    """What the run showed: one sentence with the two numbers that matter, and a second that qualifies it."""
+
+    headline: Text
+    detail: Text
+
+
+def verdict(results: Results) -> Verdict:
+    """What training together gave, in numbers, also when it gave nothing."""
     federated, pooled, summary = results.federated, results.pooled, results.summary
-    en_lead, zh_lead = _lead(summary)
-    en_side = "above" if summary.gain_map50 >= 0 else "below"
-    zh_side = "高" if summary.gain_map50 >= 0 else "低"
-    gap, share = abs(summary.gain_map50), round(100 * summary.ratio_to_pooled_map50)
+    share = round(100 * summary.ratio_to_pooled_map50)
+    helped = summary.beats_mean_local
+    against_best = _against_the_best(summary)
+    headline = Text(
+        en=f"Training together {'paid off' if helped else 'did not pay off'}: mAP@.5 of "
+        f"{federated.map50:.3f}, against {summary.mean_local_map50:.3f} for the average hospital alone.",
+        zh=f"联合训练{'有效' if helped else '未见收益'}：mAP@.5 为 {federated.map50:.3f}，"
+        f"各医院单独训练平均为 {summary.mean_local_map50:.3f}。",
+    )
+    detail = Text(
+        en=f"The shared detector reaches {share}% of one trained on all the data in one place "
+        f"({pooled.map50:.3f}); {against_best.en}",
+        zh=f"共享检测器达到数据集中训练（{pooled.map50:.3f}）的 {share}%；{against_best.zh}",
+    )
+    return Verdict(headline, detail)
+
+
+def _against_the_best(summary: Summary) -> Text:
+    best = f"{summary.best_local_map50:.3f}"
+    if summary.beats_every_local:
+        return Text(
+            en=f"it also beats the best hospital alone ({best}).",
+            zh=f"也优于单独训练中最好的一家医院（{best}）。",
+        )
     return Text(
-        en=f"{en_lead} The shared detector reaches mAP@.5 {federated.map50:.3f}: {gap:.3f} {en_side} the mean "
-        f"of the hospitals alone ({summary.mean_local_map50:.3f}), and {share} % of what all the data in one "
-        f"place would give ({pooled.map50:.3f}).",
-        zh=f"{zh_lead}共享检测器的 mAP@.5 为 {federated.map50:.3f}，比各医院单独训练的平均值"
-        f"（{summary.mean_local_map50:.3f}）{zh_side} {gap:.3f}，达到数据集中训练（{pooled.map50:.3f}）的 {share}%。",
+        en=f"it does not beat the best hospital alone ({best}).",
+        zh=f"但未超过单独训练中最好的一家医院（{best}）。",
     )
 
 
-def _lead(summary: Summary) -> tuple[str, str]:
-    if summary.beats_every_local:
-        return "Training together beat every hospital alone.", "联合训练优于每一家医院的单独训练。"
-    if summary.beats_mean_local:
-        return (
-            "Training together beat the average hospital, but not the best one.",
-            "联合训练优于医院的平均水平，但未超过最好的一家。",
-        )
-    return "Training together did not pay off in this run.", "本次运行中，联合训练没有带来收益。"
+def data_source_text(source: str) -> Text:
+    """Where the images came from; the generated phantom has a name in both languages."""
+    return Text(en=source, zh="仿真体模 CT" if source == "phantom CT" else source)
 
 
 def hit_rule_text(rule: HitRule) -> Text:
