@@ -214,10 +214,12 @@ def artifact_root(stream: BinaryIO) -> Digest:
 
 def _recipients(fixed: bytes) -> int:
     """Check the bytes before the context digest, and return how many recipients follow it."""
-    if len(fixed) < _FIXED_BYTES or fixed[:8] != MAGIC:
+    if fixed[:8] != MAGIC:
         raise EnvelopeError(
             f"this is no envelope: it should begin with {MAGIC!r}, it begins with {fixed[:8]!r}"
         )
+    if len(fixed) < _FIXED_BYTES:
+        raise EnvelopeError(f"an envelope ends in its frame, after {len(fixed)} bytes")
     kem = int.from_bytes(fixed[8:10], "big")
     if kem != KEM_X25519:
         raise EnvelopeError(

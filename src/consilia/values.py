@@ -75,14 +75,22 @@ class ArtifactContext:
             (
                 b"consilia/context/v1",
                 self.chain_id.to_bytes(8, "big"),
-                bytes.fromhex(self.contract.removeprefix("0x")),
+                _address_bytes(self.contract),
                 self.task_id.to_bytes(8, "big"),
                 self.round_index.to_bytes(4, "big"),
-                bytes.fromhex(self.owner.removeprefix("0x")),
+                _address_bytes(self.owner),
                 int(self.kind).to_bytes(2, "big"),
                 self.schema_version.to_bytes(2, "big"),
             )
         )
+
+
+def _address_bytes(address: Address) -> bytes:
+    # Fields have no lengths: with an address of another size, two contexts could have the same bytes.
+    data = bytes.fromhex(address.removeprefix("0x"))
+    if len(data) != 20:
+        raise ValueError(f"an address has 20 bytes, {address} has {len(data)}")
+    return data
 
 
 def canonical_json(value: Json) -> bytes:

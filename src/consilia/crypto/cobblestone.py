@@ -1,4 +1,4 @@
-"""C2SP chunked encryption (Cobblestone): a stream sealed in 16 KiB chunks, none of which is handed on unchecked.
+"""C2SP chunked encryption (Cobblestone): a stream in sealed 16 KiB chunks, none handed on unchecked.
 
 Source: https://c2sp.org/chunked-encryption, version 1, with HKDF-Expand-SHA-512 as in its vectors.
 """

@@ -1,7 +1,7 @@
 """HPKE base mode (RFC 9180) with X25519 and an ephemeral key derived from a seed, so that it can be rebuilt.
 
-Libraries draw the ephemeral key themselves. An envelope's stanza must come out the same for everyone who knows
-the envelope's secret, so sealing is written here, from the library's primitives; opening is the library's.
+Libraries draw the ephemeral key themselves. An envelope's stanza must come out the same for everyone who
+knows the envelope's secret, so sealing is written here, from the library's primitives; opening is its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A store in a directory, which several processes may share.
 
-An object is written under `incoming/` and gets its name only when it is whole and has its root, by a hard link
-that fails where the name is taken: no crash, full disk or second writer leaves half an object under a root.
+An object is written under `incoming/` and gets its name only when it is whole and has its root, by a hard
+link that fails where the name is taken: no crash, full disk or second writer leaves half an object.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DirectoryStore:
             raise StoreUnreachableError(f"the store {path} cannot be used: {_first_line(error)}") from error
 
     def put(self, root: Digest, source: Path) -> None:
-        """See `ArtifactStore.put`. Proof against a process that dies; after a power cut `get` tells what is damaged."""
+        """See `ArtifactStore.put`. Proof against a dying process; after a power cut, `get` tells."""
         if self.has(root):
             return
         staged = f"{self._incoming.name}/{secrets.token_hex(16)}"
