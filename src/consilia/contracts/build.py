@@ -46,7 +46,9 @@ def _source_digests(name: str) -> dict[str, str]:
         content = source.read_bytes()
         digests[source.name] = hashlib.sha256(content).hexdigest()
         waiting += [
-            line.removeprefix("import ") for line in content.decode().splitlines() if line.startswith("import ")
+            line.removeprefix("import ")
+            for line in content.decode().splitlines()
+            if line.startswith("import ")
         ]
     return dict(sorted(digests.items()))
 

@@ -16,10 +16,10 @@ event Funded:
     funder: indexed(address)
     amount_wei: uint256
 
-event ShareSet:
+event SharesSet:
     deal_id: indexed(uint256)
-    member: indexed(address)
-    share_wei: uint256
+    members: DynArray[address, 64]
+    shares_wei: DynArray[uint256, 64]
 
 event Released:
     deal_id: indexed(uint256)
@@ -94,11 +94,11 @@ def share(deal_id: uint256, members: DynArray[address, MAX_BATCH], amounts_wei: 
         self.share_is_set[deal_id][members[i]] = True
         self.shares_wei[deal_id][members[i]] = amounts_wei[i]
         total_wei += amounts_wei[i]
-        log ShareSet(deal_id=deal_id, member=members[i], share_wei=amounts_wei[i])
     assert total_wei <= self.pools[deal_id].unshared_wei, "escrow: shares exceed the pool"
     self.pools[deal_id].unshared_wei -= total_wei
     self.pools[deal_id].unclaimed_wei += total_wei
     self.pools[deal_id].claim_deadline = block.timestamp + CLAIM_SECONDS
+    log SharesSet(deal_id=deal_id, members=members, shares_wei=amounts_wei)
 
 
 @external

@@ -50,7 +50,8 @@ MAX_FOUNDERS: constant(uint256) = 64
 MAX_PAGE: constant(uint256) = 64
 NAME: constant(String[64]) = "Consilia registry"
 FOUNDER_TYPE: constant(bytes32) = keccak256(
-    "Founder(address account,bytes32 recipientKey,uint8 role,bytes32 certificateDigest,uint256 validFrom,uint256 validTo)"
+    "Founder(address account,bytes32 recipientKey,uint8 role,bytes32 certificateDigest,"
+    "uint256 validFrom,uint256 validTo)"
 )
 
 accounts: DynArray[address, 4096]
@@ -176,4 +177,5 @@ def _admit(founder: Founder):
 @view
 def _in_good_standing(account: address) -> bool:
     record: Member = self.records[account]
-    return record.status == ACTIVE and record.valid_from <= block.timestamp and block.timestamp < record.valid_to
+    valid: bool = record.valid_from <= block.timestamp and block.timestamp < record.valid_to
+    return record.status == ACTIVE and valid

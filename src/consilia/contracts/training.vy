@@ -4,9 +4,9 @@
 """
 @title A training task from its publication to the hospitals' reward (docs/contracts.md, section 2)
 @notice ENROLLING -> TRAINING (rounds 0 .. rounds - 1) -> FINISHED, or DEAD from either of the first two; phases
-        never go back. Artifacts are named by root and size, their bytes are in the store; what only a reader of
-        the history needs is in the events alone. A call's gas does not depend on how many hospitals take part,
-        except that batches (task keys, shares) have at most 64 entries.
+        never go back. A deadline is the first second at which it is too late. Artifacts are named by root and
+        size, their bytes are in the store; what only a reader of the history needs is in the events alone. A
+        call's gas does not depend on how many hospitals take part, but batches have up to 64 entries.
 """
 
 import escrow
@@ -137,7 +137,12 @@ def __init__(registry_: address, escrow_: address):
 @external
 @payable
 def publish(
-    spec: Bytes[8192], rounds: uint256, quorum: uint256, max_hospitals: uint256, enrol_seconds: uint256, round_seconds: uint256
+    spec: Bytes[8192],
+    rounds: uint256,
+    quorum: uint256,
+    max_hospitals: uint256,
+    enrol_seconds: uint256,
+    round_seconds: uint256,
 ) -> uint256:
     """
     @notice Step 0: a server offers a task; the wei sent along are the hospitals' reward.
@@ -192,7 +197,7 @@ def enrol(task_id: uint256):
     @notice Step 1: a hospital takes part.
     """
     assert self.tasks[task_id].phase == ENROLLING, "training: enrolment closed"
-    assert block.timestamp <= self.tasks[task_id].deadline, "training: enrolment closed"
+    assert block.timestamp < self.tasks[task_id].deadline, "training: enrolment closed"
     assert staticcall REGISTRY.is_active(msg.sender, registry.HOSPITAL), "training: not an active hospital"
     assert self.enrolments[task_id][msg.sender].position == 0, "training: already enrolled"
     index: uint256 = self.tasks[task_id].enrolled
@@ -221,7 +226,12 @@ def issue_keys(task_id: uint256, hospitals: DynArray[address, MAX_BATCH], task_k
 
 @external
 def start(
-    task_id: uint256, key_string_root: bytes32, key_string_size: uint256, model_root: bytes32, model_size: uint256, model_digest: bytes32
+    task_id: uint256,
+    key_string_root: bytes32,
+    key_string_size: uint256,
+    model_root: bytes32,
+    model_size: uint256,
+    model_digest: bytes32,
 ):
     """
     @notice Step 1: the server hands out the sealed task keys and the initial model; round 0 opens. It need not
@@ -238,7 +248,13 @@ def start(
 
 @external
 def register_update(
-    task_id: uint256, round_index: uint256, root: bytes32, key_hash: bytes32, size: uint256, num_examples: uint64, metrics_digest: bytes32
+    task_id: uint256,
+    round_index: uint256,
+    root: bytes32,
+    key_hash: bytes32,
+    size: uint256,
+    num_examples: uint64,
+    metrics_digest: bytes32,
 ):
     """
     @notice Step 2: a hospital registers the envelope of its update, once a round.
@@ -246,7 +262,7 @@ def register_update(
     """
     assert self.tasks[task_id].phase == TRAINING, "training: round closed"
     assert round_index == self.tasks[task_id].round_index, "training: round closed"
-    assert block.timestamp <= self.tasks[task_id].deadline, "training: round closed"
+    assert block.timestamp < self.tasks[task_id].deadline, "training: round closed"
     assert self.enrolments[task_id][msg.sender].position > 0, "training: not enrolled"
     assert self.enrolments[task_id][msg.sender].next_round <= round_index, "training: update already registered"
     assert staticcall REGISTRY.is_active(msg.sender, registry.HOSPITAL), "training: not an active hospital"
@@ -322,8 +338,8 @@ def abort(task_id: uint256):
     # A round that failed for want of updates made no model and is paid to nobody.
     reason: String[32] = ""
     paid_rounds: uint256 = self.tasks[task_id].round_index
-    late: bool = block.timestamp > self.tasks[task_id].deadline
-    very_late: bool = block.timestamp > self.tasks[task_id].deadline + SERVER_GRACE_SECONDS
+    late: bool = block.timestamp >= self.tasks[task_id].deadline
+    very_late: bool = block.timestamp >= self.tasks[task_id].deadline + SERVER_GRACE_SECONDS
     quorum: uint256 = self.tasks[task_id].quorum
     if self.tasks[task_id].phase == ENROLLING:
         if late and self.tasks[task_id].enrolled < quorum:
@@ -365,9 +381,10 @@ def settle_by_updates(task_id: uint256, hospital: address):
             its part by updates handed in, for then nobody has judged them.
     """
     self._only_over(task_id)
-    assert block.timestamp > self.tasks[task_id].deadline, "training: the server may still settle"
-    assert self.enrolments[task_id][hospital].updates > 0, "training: no updates"
-    part_wei: uint256 = self.tasks[task_id].earned_wei * self.enrolments[task_id][hospital].updates // self.tasks[task_id].updates
+    assert block.timestamp >= self.tasks[task_id].deadline, "training: the server may still settle"
+    updates: uint256 = self.enrolments[task_id][hospital].updates
+    assert updates > 0, "training: no updates"
+    part_wei: uint256 = self.tasks[task_id].earned_wei * updates // self.tasks[task_id].updates
     pool: escrow.Pool = staticcall ESCROW.pool(task_id)
     # less is left where the server had begun to settle otherwise
     extcall ESCROW.share(task_id, [hospital], [min(part_wei, pool.unshared_wei)])
@@ -406,7 +423,9 @@ def _only_over(task_id: uint256):
 
 
 @internal
-def _open_round(task_id: uint256, round_index: uint256, model_root: bytes32, model_size: uint256, model_digest: bytes32):
+def _open_round(
+    task_id: uint256, round_index: uint256, model_root: bytes32, model_size: uint256, model_digest: bytes32
+):
     deadline: uint256 = block.timestamp + self.tasks[task_id].round_seconds
     self.tasks[task_id].round_index = round_index
     self.tasks[task_id].registered = 0

@@ -1,0 +1,113 @@
+"""The chain as a reader sees it: its head, what of it is confirmed, its blocks and balances."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from eth_utils import to_checksum_address
+
+from consilia.errors import LedgerError, RpcError
+from consilia.ledger.rpc import METHOD_NOT_FOUND, Rpc, data_bytes, quantity
+from consilia.values import Address, Digest
+
+POLL_SECONDS = 0.25
+"""Between two looks at a node that cannot call back; a quarter of the shortest block time in use (1 s)."""
+
+LONGEST_WAIT_SECONDS = 10.0
+"""A single waiting request stays well below the HTTP timeout."""
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """A block's header, as far as Consilia needs it; `timestamp` in Unix seconds, `transactions` are their hashes."""
+
+    number: int
+    hash: Digest
+    miner: Address
+    timestamp: int
+    base_fee_wei: int
+    transactions: tuple[Digest, ...]
+
+
+class Chain:
+    """One node's view of the chain. A block is confirmed when it is the `confirmations`-th from the head or deeper."""
+
+    def __init__(self, rpc: Rpc, confirmations: int) -> None:
+        if confirmations < 1:
+            raise LedgerError(f"confirmations must be 1 (the head itself) or more, got {confirmations}")
+        self.rpc = rpc
+        self.confirmations = confirmations
+        self._node_calls_back = True
+
+    def head(self) -> int:
+        """The number of the newest block."""
+        return quantity(self.rpc.call("eth_blockNumber"))
+
+    def confirmed(self) -> BlockInfo:
+        """The newest confirmed block; the genesis is always confirmed."""
+        newest = self.find_block(None)
+        while newest is None or self.confirmations > 1:
+            found = self.find_block(max(0, self.head() - self.confirmations + 1))
+            if found is not None:  # else a re-org to a shorter chain came between
+                return found
+        return newest
+
+    def find_block(self, number: int | None) -> BlockInfo | None:
+        """A block by number, the newest for None; None if the chain is shorter."""
+        found = self.rpc.call("eth_getBlockByNumber", "latest" if number is None else hex(number), False)
+        return None if found is None else _block_info(found)
+
+    def block(self, number: int) -> BlockInfo:
+        """A block by number.
+
+        Raises:
+            LedgerError: there is no such block.
+        """
+        found = self.find_block(number)
+        if found is None:
+            raise LedgerError(f"expected block {number} at {self.rpc.url}, but its chain is shorter")
+        return found
+
+    def balance_wei(self, account: Address) -> int:
+        """What an account owns at the head."""
+        return quantity(self.rpc.call("eth_getBalance", account, "latest"))
+
+    def wait(self, after_block: int, timeout_seconds: float) -> int:
+        """Wait until a block later than `after_block` is confirmed, or the time is over.
+
+        Returns:
+            The number of the newest confirmed block.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            confirmed = max(0, self.head() - self.confirmations + 1)
+            left_seconds = deadline - time.monotonic()
+            if confirmed > after_block or left_seconds <= 0:
+                return confirmed
+            self.wait_for_head(after_block + self.confirmations - 1, left_seconds)
+
+    def wait_for_head(self, after_number: int, timeout_seconds: float) -> None:
+        """Return when the head's number exceeds `after_number`, or soon, or when the time is over."""
+        timeout_seconds = min(timeout_seconds, LONGEST_WAIT_SECONDS)
+        if not self._node_calls_back:
+            time.sleep(min(POLL_SECONDS, timeout_seconds))
+            return
+        try:
+            self.rpc.call("consilia_waitForBlock", after_number, timeout_seconds)
+        except RpcError as error:
+            if error.code != METHOD_NOT_FOUND and "not found" not in str(error).lower():
+                raise
+            self._node_calls_back = False  # some other engine
+
+
+def _block_info(found: dict[str, Any]) -> BlockInfo:
+    return BlockInfo(
+        number=quantity(found["number"]),
+        hash=Digest(data_bytes(found["hash"])),
+        miner=to_checksum_address(found["miner"]),
+        timestamp=quantity(found["timestamp"]),
+        base_fee_wei=quantity(found.get("baseFeePerGas")),
+        transactions=tuple(Digest(data_bytes(transaction)) for transaction in found["transactions"]),
+    )

@@ -1,0 +1,328 @@
+"""What the contracts tell: typed events, and a log of them that follows the chain through re-orgs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from consilia.errors import LedgerError
+from consilia.ledger.contracts import EventAbi, contract_abi
+from consilia.ledger.rpc import data_bytes, quantity
+from consilia.values import Address, Digest, Role
+
+if TYPE_CHECKING:
+    from consilia.ledger.client import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that a contract logged, and where."""
+
+    block_number: int
+    block_hash: Digest
+    log_index: int
+    transaction_hash: Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberAdmitted(Event):
+    """A member was listed."""
+
+    account: Address
+    role: Role
+    recipient_key: bytes
+    certificate_digest: Digest
+    valid_from: int
+    valid_to: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipientKeyChanged(Event):
+    """A member replaced its long-term encryption key."""
+
+    account: Address
+    recipient_key: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPublished(Event):
+    """Step 0: a task is offered; `spec` is canonical JSON, `enrol_deadline` in Unix seconds."""
+
+    task_id: int
+    server: Address
+    spec_digest: Digest
+    spec: bytes
+    rounds: int
+    quorum: int
+    max_hospitals: int
+    enrol_deadline: int
+    round_seconds: int
+    reward_wei: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrolled(Event):
+    """Step 1: a hospital takes part; `index` counts from 0."""
+
+    task_id: int
+    hospital: Address
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskKeyIssued(Event):
+    """Step 1: the public X25519 task key of a hospital."""
+
+    task_id: int
+    hospital: Address
+    task_key: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskStarted(Event):
+    """Step 1: the envelope with the sealed task keys is in the store."""
+
+    task_id: int
+    key_string_root: Digest
+    key_string_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOpened(Event):
+    """Step 2: updates on this model are taken until `deadline` (Unix seconds); `model_digest` is of its plaintext."""
+
+    task_id: int
+    round_index: int
+    model_root: Digest
+    model_size: int
+    model_digest: Digest
+    deadline: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRegistered(Event):
+    """Step 2: a hospital's update; `position` is its bit in `RoundClosed.included`."""
+
+    task_id: int
+    round_index: int
+    hospital: Address
+    position: int
+    root: Digest
+    key_hash: Digest
+    size: int
+    num_examples: int
+    metrics_digest: Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundClosed(Event):
+    """Step 3: the next global model, and which of the `registered` updates are in it."""
+
+    task_id: int
+    round_index: int
+    registered: int
+    included: tuple[int, int]
+    report_root: Digest
+    report_size: int
+    report_digest: Digest
+    model_root: Digest
+    model_size: int
+    model_digest: Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFinished(Event):
+    """The last round is closed."""
+
+    task_id: int
+    model_root: Digest
+    model_digest: Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDied(Event):
+    """The task cannot go on; `paid_rounds` rounds are paid for, `refund_wei` goes back to the server."""
+
+    task_id: int
+    reason: str
+    paid_rounds: int
+    refund_wei: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Funded(Event):
+    """The reward pool is in escrow."""
+
+    task_id: int
+    funder: Address
+    amount_wei: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharesSettled(Event):
+    """Step 5: the shares of some hospitals, in the same order."""
+
+    task_id: int
+    hospitals: tuple[Address, ...]
+    shares_wei: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released(Event):
+    """Wei that nobody earned wait for the funder."""
+
+    task_id: int
+    amount_wei: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed(Event):
+    """A member fetched its share."""
+
+    task_id: int
+    member: Address
+    amount_wei: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refunded(Event):
+    """The funder fetched what was released to it."""
+
+    task_id: int
+    funder: Address
+    amount_wei: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnclaimedWithdrawn(Event):
+    """The funder took shares that nobody fetched in time."""
+
+    task_id: int
+    funder: Address
+    amount_wei: int
+
+
+EVENT_TYPES: Final[dict[tuple[str, str], type[Event]]] = {
+    ("registry", "MemberAdmitted"): MemberAdmitted,
+    ("registry", "RecipientKeyChanged"): RecipientKeyChanged,
+    ("training", "TaskPublished"): TaskPublished,
+    ("training", "Enrolled"): Enrolled,
+    ("training", "TaskKeyIssued"): TaskKeyIssued,
+    ("training", "TaskStarted"): TaskStarted,
+    ("training", "RoundOpened"): RoundOpened,
+    ("training", "UpdateRegistered"): UpdateRegistered,
+    ("training", "RoundClosed"): RoundClosed,
+    ("training", "TaskFinished"): TaskFinished,
+    ("training", "TaskDied"): TaskDied,
+    ("escrow", "Funded"): Funded,
+    ("escrow", "SharesSet"): SharesSettled,
+    ("escrow", "Released"): Released,
+    ("escrow", "Claimed"): Claimed,
+    ("escrow", "Refunded"): Refunded,
+    ("escrow", "UnclaimedWithdrawn"): UnclaimedWithdrawn,
+}
+ESCROW_WORDS = {"deal_id": "task_id", "members": "hospitals"}
+"""The escrow serves any deal; here its deals are tasks."""
+
+
+@cache
+def _known_events() -> dict[tuple[str, bytes], EventAbi]:
+    return {
+        (contract, event.topic): event
+        for contract in ("registry", "training", "escrow")
+        for event in contract_abi(contract).events
+    }
+
+
+def decode_event(contract: str, log: Mapping[str, Any]) -> Event:
+    """One entry of eth_getLogs or of a receipt, emitted by the contract of this name.
+
+    Raises:
+        LedgerError: the contract has no such event.
+    """
+    topics = [data_bytes(topic) for topic in log["topics"]]
+    abi = _known_events().get((contract, topics[0] if topics else b""))
+    if abi is None:
+        raise LedgerError(f"expected an event of {contract}, got a log of topics {log['topics']}")
+    kind = EVENT_TYPES[contract, abi.name]
+    values = abi.decode(topics, data_bytes(log["data"]))
+    if contract == "escrow":
+        values = {ESCROW_WORDS.get(name, name): value for name, value in values.items()}
+    return kind(
+        block_number=quantity(log["blockNumber"]),
+        block_hash=Digest(data_bytes(log["blockHash"])),
+        log_index=quantity(log["logIndex"]),
+        transaction_hash=Digest(data_bytes(log["transactionHash"])),
+        **{name: _typed(kind, name, value) for name, value in values.items()},
+    )
+
+
+def _typed(kind: type[Event], name: str, value: Any) -> Any:
+    declared = _declared_types(kind)[name]
+    if declared == "Digest":
+        return Digest(value)
+    return Role(value) if declared == "Role" else value
+
+
+@cache
+def _declared_types(kind: type[Event]) -> dict[str, str]:
+    return {field.name: str(field.type) for field in fields(kind)}
+
+
+KEPT_BLOCKS = 64
+"""How many earlier heads are remembered; a re-org that goes deeper makes the log read the chain afresh."""
+
+
+class EventLog:
+    """All confirmed events of a consortium, or of one task, in their order. Each `refresh` brings it up to date.
+
+    Under proof of work a confirmed block can still lose. The log remembers the hashes of the heads that it saw;
+    where the chain has another block now, it rolls back to the last head that is still there and reads on.
+    """
+
+    def __init__(self, ledger: Ledger, task_id: int | None = None) -> None:
+        self._ledger = ledger
+        self._task_id = task_id
+        self._first = ledger.deployment.block
+        self._events: list[Event] = []
+        self._heads: list[tuple[int, Digest]] = []
+        self.reorganisations = 0
+
+    @property
+    def block(self) -> int:
+        """The number of the newest block that was read; -1 before the first `refresh`."""
+        return self._heads[-1][0] if self._heads else -1
+
+    def refresh(self) -> list[Event]:
+        """All events up to the newest confirmed block. Reads the new blocks only; twice in a row changes nothing."""
+        while not self._read_on():
+            pass  # a re-org came between the questions: ask again
+        return list(self._events)
+
+    def _read_on(self) -> bool:
+        head = self._ledger.confirmed_block()
+        if self._heads and self._heads[-1] == (head.number, head.hash):
+            return True
+        self._roll_back(head.number)
+        first = self.block + 1 if self._heads else self._first
+        fresh = self._ledger.events(first, head.number, self._task_id) if first <= head.number else []
+        if not self._is_there(head.number, head.hash):
+            return False
+        self._events += fresh
+        self._heads = [*self._heads, (head.number, head.hash)][-KEPT_BLOCKS:]
+        return True
+
+    def _roll_back(self, confirmed: int) -> None:
+        rolled_back = False
+        while self._heads and not (self._heads[-1][0] <= confirmed and self._is_there(*self._heads[-1])):
+            self._heads.pop()
+            rolled_back = True
+        if rolled_back:
+            self.reorganisations += 1
+            self._events = [event for event in self._events if event.block_number <= self.block]
+
+    def _is_there(self, number: int, block_hash: Digest) -> bool:
+        block = self._ledger.find_block(number)
+        return block is not None and block.hash == block_hash

@@ -1,0 +1,135 @@
+"""The outbox: every transaction is signed and on disk, under a key that its caller chose, before it is sent.
+
+A process that dies between deciding and knowing what came of it asks again under the same key and gets the same
+signed bytes. Two transactions for one decision cannot exist: the key is unique, and so is the nonce.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from consilia.values import Address, Digest
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS outbox (
+    chain_id INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    key TEXT NOT NULL,
+    nonce INTEGER NOT NULL,
+    call_digest BLOB NOT NULL,
+    transaction_hash BLOB NOT NULL,
+    raw BLOB NOT NULL,
+    PRIMARY KEY (chain_id, sender, key),
+    UNIQUE (chain_id, sender, nonce)
+) STRICT
+"""
+COLUMNS = "key, nonce, call_digest, transaction_hash, raw"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """The bytes of a signed transaction, and their keccak-256."""
+
+    raw: bytes
+    transaction_hash: Digest
+
+
+@dataclass(frozen=True)
+class OutboxEntry:
+    """One kept transaction; `call_digest` names what it does (receiver, value, data)."""
+
+    key: str
+    nonce: int
+    call_digest: Digest
+    signed: Signed
+
+
+class Outbox:
+    """The kept transactions of one home directory. Safe between threads and between processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")  # on disk before it is sent, power cuts included
+        self._database.execute(SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def find(self, chain_id: int, sender: Address, key: str) -> OutboxEntry | None:
+        """The transaction kept under a key."""
+        where = "chain_id = ? AND sender = ? AND key = ?"
+        return next(iter(self._select(where, (chain_id, sender, key))), None)
+
+    def from_nonce(self, chain_id: int, sender: Address, nonce: int) -> list[OutboxEntry]:
+        """The transactions with this nonce or a later one, in their order."""
+        return self._select(
+            "chain_id = ? AND sender = ? AND nonce >= ? ORDER BY nonce", (chain_id, sender, nonce)
+        )
+
+    def next_nonce(self, chain_id: int, sender: Address, chain_nonce: int) -> int:
+        """The nonce that the next transaction gets; `chain_nonce` is the first that the chain has not seen."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT max(nonce) FROM outbox WHERE chain_id = ? AND sender = ?", (chain_id, sender)
+            ).fetchone()
+        return chain_nonce if row[0] is None else max(chain_nonce, row[0] + 1)
+
+    def add(
+        self,
+        chain_id: int,
+        sender: Address,
+        key: str,
+        call_digest: Digest,
+        chain_nonce: int,
+        sign: Callable[[int], Signed],
+    ) -> tuple[OutboxEntry, bool]:
+        """Keep a new transaction, signed with the next nonce; or give the one that is kept under this key.
+
+        Returns:
+            The kept transaction, and whether it is new.
+        """
+        with self._exclusive():
+            if (kept := self.find(chain_id, sender, key)) is not None:
+                return kept, False
+            nonce = self.next_nonce(chain_id, sender, chain_nonce)
+            entry = OutboxEntry(key, nonce, call_digest, sign(nonce))
+            self._database.execute(
+                f"INSERT INTO outbox (chain_id, sender, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (chain_id, sender, key, nonce, call_digest, entry.signed.transaction_hash, entry.signed.raw),
+            )
+            return entry, True
+
+    def discard(self, chain_id: int, sender: Address, key: str) -> None:
+        """Forget a transaction that can have no effect any more; its key is free again."""
+        with self._exclusive():
+            self._database.execute(
+                "DELETE FROM outbox WHERE chain_id = ? AND sender = ? AND key = ?", (chain_id, sender, key)
+            )
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def _select(self, where: str, values: tuple[object, ...]) -> list[OutboxEntry]:
+        with self._lock:
+            rows = self._database.execute(f"SELECT {COLUMNS} FROM outbox WHERE {where}", values).fetchall()
+        return [
+            OutboxEntry(key, nonce, Digest(call_digest), Signed(raw, Digest(transaction_hash)))
+            for key, nonce, call_digest, transaction_hash, raw in rows
+        ]

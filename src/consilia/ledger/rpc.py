@@ -1,0 +1,91 @@
+"""JSON-RPC over any web3.py provider: one method call, its result, and whose fault it is when there is none."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from consilia.errors import LedgerUnreachableError, RpcError
+
+CONNECT_SECONDS, READ_SECONDS = 3.0, 30.0
+RETRY_PAUSE_SECONDS = 0.2
+
+METHOD_NOT_FOUND = -32601
+
+
+class Provider(Protocol):
+    """What is needed of a web3.py provider; its middleware and formatters are left out, they cost more than the call."""
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        """The reply to one request, with either `result` or `error`."""
+        ...
+
+
+def http_provider(url: str) -> Provider:
+    """web3.py's HTTP provider, which keeps its connections open; retrying is `Rpc`'s own business."""
+    from web3 import HTTPProvider
+
+    return HTTPProvider(
+        url, request_kwargs={"timeout": (CONNECT_SECONDS, READ_SECONDS)}, exception_retry_configuration=None
+    )
+
+
+class Rpc:
+    """A node of the ledger, by its URL or by a provider."""
+
+    def __init__(self, url: str, provider: Provider | None = None) -> None:
+        self.url = url
+        self._provider = http_provider(url) if provider is None else provider
+
+    def call(self, method: str, *params: Any) -> Any:
+        """The result of one request.
+
+        Raises:
+            RpcError: the node answered that it cannot or will not.
+            LedgerUnreachableError: nobody answered, or not in JSON-RPC.
+        """
+        reply = self._reply(method, params)
+        if not isinstance(reply, dict) or ("result" not in reply and "error" not in reply):
+            raise LedgerUnreachableError(
+                f"expected JSON-RPC at {self.url}, got {str(reply)[:80]!r}: is this the address of a node?"
+            )
+        if (error := reply.get("error")) is not None:
+            raise _rpc_error(method, error)
+        return reply.get("result")
+
+    def _reply(self, method: str, params: tuple[Any, ...]) -> Any:
+        try:
+            return self._provider.make_request(method, list(params))
+        except (OSError, ValueError):
+            # A node that restarts drops the connections it kept open. Every request here may be repeated: reads
+            # change nothing, and the same signed bytes are the same transaction.
+            time.sleep(RETRY_PAUSE_SECONDS)
+        try:
+            return self._provider.make_request(method, list(params))
+        except (OSError, ValueError) as error:
+            raise LedgerUnreachableError(
+                f"no ledger node answers at {self.url} ({type(error).__name__}): start it, or correct the URL"
+            ) from error
+
+
+def _rpc_error(method: str, error: Any) -> RpcError:
+    if not isinstance(error, dict):
+        return RpcError(0, f"{method}: {error}")
+    data = error.get("data")
+    return RpcError(
+        int(error.get("code", 0)), str(error.get("message", error)), data if isinstance(data, str) else None
+    )
+
+
+def quantity(value: int | str | None) -> int:
+    """A JSON-RPC quantity as a number; a missing one is 0."""
+    if value is None:
+        return 0
+    return value if isinstance(value, int) else int(value, 16)
+
+
+def data_bytes(value: str | bytes | None) -> bytes:
+    """JSON-RPC data as bytes; missing data are empty."""
+    if value is None:
+        return b""
+    return value if isinstance(value, bytes) else bytes.fromhex(value.removeprefix("0x"))

@@ -1,0 +1,93 @@
+"""What the contracts' views answer, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from consilia.values import Address, Digest, Role
+
+
+class Phase(IntEnum):
+    """Where a task stands; the numbers are those of contracts/training.vy."""
+
+    ENROLLING = 1
+    TRAINING = 2
+    FINISHED = 3
+    DEAD = 4
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of the consortium; `valid_from` (included) and `valid_to` (not included) are Unix seconds."""
+
+    account: Address
+    recipient_key: bytes
+    role: Role
+    certificate_digest: Digest
+    valid_from: int
+    valid_to: int
+    is_active: bool
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Member:
+        """From registry.vy's Member."""
+        return cls(
+            record["account"],
+            record["recipient_key"],
+            Role(record["role"]),
+            Digest(record["certificate_digest"]),
+            record["valid_from"],
+            record["valid_to"],
+            record["status"] == 1,
+        )
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """A task in training.vy. `deadline` (Unix seconds) ends the enrolment, the open round, or the server's settlement."""
+
+    server: Address
+    phase: Phase
+    spec_digest: Digest
+    rounds: int
+    quorum: int
+    max_hospitals: int
+    round_seconds: int
+    reward_wei: int
+    enrolled: int
+    keyed: int
+    round_index: int
+    registered: int
+    updates: int
+    deadline: int
+    earned_wei: int
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> TaskState:
+        """From training.vy's Task."""
+        return cls(
+            **{**record, "phase": Phase(record["phase"]), "spec_digest": Digest(record["spec_digest"])}
+        )
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """A hospital's part in a task; `position` is its index + 1, or 0 if it is not enrolled."""
+
+    position: int
+    keyed: bool
+    next_round: int
+    updates: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where the wei of a task are; `claim_deadline` in Unix seconds."""
+
+    funder: Address
+    unshared_wei: int
+    refundable_wei: int
+    unclaimed_wei: int
+    claim_deadline: int
