@@ -55,7 +55,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Draft:
-    """An executed block without its seal, and the transactions that turned out not to fit it."""
+    """An executed block without its seal, and the transactions that can never run."""
 
     block: Block
     outcome: Outcome
@@ -222,15 +222,16 @@ class Chain:
         refused: list[Transaction] = []
         room_bytes = MAX_BLOCK_BYTES - HEADER_ROOM_BYTES
         for transaction in transactions[:MAX_TRANSACTIONS_PER_BLOCK]:
-            room_bytes -= len(transaction.raw) + 4
-            if room_bytes < 0:
-                break
+            size = len(transaction.raw) + 4
+            if size > room_bytes or not execution.fits_next(transaction):
+                continue  # it stays in the pool for a later block
             try:
                 execution.apply(transaction)
             except TransactionRefusedError:
                 refused.append(transaction)
             else:
                 taken.append(transaction.raw)
+                room_bytes -= size
         outcome = execution.finish()
         header = replace(
             frame,
@@ -352,4 +353,3 @@ def check_outcome(header: Header, outcome: Outcome) -> None:
             raise ChainError(f"block {header.number}: expected {what} {shown[0]}, got {shown[1]}")
 
 
-__all__ = ["Chain", "Draft", "Head", "Progress", "check_outcome", "genesis_block", "list_root", "now_ms"]

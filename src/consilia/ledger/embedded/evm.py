@@ -152,6 +152,11 @@ class Execution:
         self._receipts: list[Any] = []
         self._gas_used = 0
 
+    def fits_next(self, transaction: Transaction) -> bool:
+        """Whether it is its sender's turn and the gas left in the block is enough."""
+        nonce = account_state(self._state, transaction.sender).nonce
+        return transaction.nonce == nonce and self._gas_used + transaction.gas <= self._header.gas_limit
+
     def apply(self, transaction: Transaction) -> None:
         """Run the next transaction; one that reverts is a success here, with a failed receipt.
 

@@ -1,0 +1,169 @@
+"""When a node mines: for transactions, to bury them, and rarely when idle; and in whose turn first.
+
+Any admitted miner may seal any block, and the most work wins. Miners that share two cores gain nothing from racing,
+though: all but one of the drafts and searches are thrown away. So an honest miner gives way for a moment. The parent's
+hash puts the miners in an order; the first starts at once, each further one a turn later, and so a dead or slow miner
+costs a turn and no more. This is a courtesy, not a rule: a block out of turn is valid.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consilia.errors import ChainError
+from consilia.ledger.embedded.block import Block, Header
+from consilia.ledger.embedded.chain import Chain, Draft, Progress
+from consilia.ledger.embedded.pool import Pool
+from consilia.ledger.embedded.search import SearchProcess
+
+BURIAL_BLOCKS = 2  # a transaction gets this many blocks on top without waiting for the next one
+TURN_SECONDS = 0.15  # about what draft, search and travel of a small block take on a busy core
+BATCH_SECONDS = 0.008  # transactions sent together come within this time
+HEARTBEAT_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Reason:
+    """Why a block is due on a head: transactions wait, or the last ones are not buried yet."""
+
+    head_hash: bytes
+    has_transactions: bool
+    buries: bool
+
+
+class Miner:
+    """Watches chain and pool in a thread of its own, and hands each block that it seals to `on_mined`."""
+
+    def __init__(
+        self, chain: Chain, pool: Pool, coinbase: bytes, on_mined: Callable[[Block, Progress], None]
+    ) -> None:
+        self._chain = chain
+        self._pool = pool
+        self._coinbase = coinbase
+        self._on_mined = on_mined
+        self._order = [bytes.fromhex(miner[2:]) for miner in chain.genesis.miners]
+        self._wake = threading.Condition()
+        self._news = 0
+        self._found: tuple[bytes, bytes] | None = None
+        self._stopping = False
+        self._reason: _Reason | None = None
+        self._reason_since = 0.0
+        self._search = SearchProcess(self._take_result)
+        self._thread = threading.Thread(target=self._run, name="miner", daemon=True)
+        self.mined = 0
+        self.stale = 0
+
+    @property
+    def search_pid(self) -> int:
+        """The process number of the search."""
+        return self._search.pid
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Say that the head or the pool has changed."""
+        with self._wake:
+            self._news += 1
+            self._wake.notify_all()
+
+    def close(self) -> None:
+        """Stop the thread and the search."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._search.close()
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._stopping:
+            seen = self._news
+            seconds = self._seconds_until_due()
+            if seconds <= 0:
+                self._mine_one()
+                continue
+            with self._wake:
+                self._wake.wait_for(lambda seen=seen: self._stopping or self._news != seen, seconds)  # type: ignore[misc]
+
+    def _seconds_until_due(self) -> float:
+        head = self._chain.head.header
+        reason = _Reason(head.hash, bool(self._pool.executable()), self._must_bury(head))
+        now = time.monotonic()
+        if reason != self._reason:
+            self._reason, self._reason_since = reason, now
+        turn = self._turn(head) * TURN_SECONDS
+        if reason.has_transactions:
+            return self._reason_since + BATCH_SECONDS + turn - now
+        if reason.buries:
+            return self._reason_since + turn - now
+        return head.time_ms / 1000 + HEARTBEAT_SECONDS + turn - self._chain.clock_ms() / 1000
+
+    def _turn(self, head: Header) -> int:
+        leader = int.from_bytes(head.hash[:8], "big")
+        return (self._order.index(self._coinbase) - leader) % len(self._order)
+
+    def _must_bury(self, head: Header) -> bool:
+        """Whether one of the last BURIAL_BLOCKS blocks has transactions, so that it has too few blocks on top."""
+        header: Header | None = head
+        for _ in range(BURIAL_BLOCKS):
+            if header is None:
+                return False
+            if not header.is_empty:
+                return True
+            header = self._chain.file.header(header.parent_hash)
+        return False
+
+    def _mine_one(self) -> None:
+        draft = self._chain.draft(self._pool.executable(), self._coinbase)
+        self._pool.drop(draft.refused)
+        header = draft.block.header
+        self._found = None
+        self._search.start(header.mining_hash, header.difficulty)
+        nonce = self._await_nonce(draft)
+        if nonce is None:
+            self._search.stop()
+            self.stale += 1
+            return
+        try:
+            kept = self._chain.append(draft, nonce)
+        except ChainError:  # the clock was set back while the search ran: draft again
+            kept = None
+        if kept is None:
+            self.stale += 1
+            return
+        self.mined += 1
+        self._on_mined(*kept)
+
+    def _await_nonce(self, draft: Draft) -> bytes | None:
+        """The nonce, or None as soon as the draft is not worth the search any more."""
+        header = draft.block.header
+        while True:
+            with self._wake:
+                seen = self._news
+                self._wake.wait_for(
+                    lambda seen=seen: self._found or self._stopping or self._news != seen,  # type: ignore[misc]
+                    RETRY_SECONDS,
+                )
+                found = self._found
+            if self._stopping or self._chain.head.header.hash != header.parent_hash:
+                return None
+            if found is not None and found[0] == header.mining_hash:
+                return found[1]
+            # The search has no memory: giving up an empty block for a full one loses no progress.
+            if not draft.block.transactions and self._pool.executable():
+                return None
+            if found is None and self._news == seen:  # nothing heard for a second: the child may have died
+                self._search.start(header.mining_hash, header.difficulty)
+
+    def _take_result(self, mining_hash: bytes, nonce: bytes) -> None:
+        with self._wake:
+            self._found = (mining_hash, nonce)
+            self._wake.notify_all()
