@@ -1,0 +1,71 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from consilia.detection.examples import prepare
+from consilia.errors import UnusableImageError
+
+
+@dataclass
+class Picture:
+    """Stands where a `LabelledImage` stands: pixels from memory instead of from a file."""
+
+    image_id: str
+    data: np.ndarray
+    boxes_xyxy: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    patient: str = "patient"
+    study: str = "study"
+
+    def pixels(self) -> np.ndarray:
+        if self.data.size == 0:
+            raise UnusableImageError("cut short")
+        return self.data
+
+
+def test_a_picture_and_its_boxes_are_resized_together():
+    data = np.zeros((100, 200), np.uint8)
+    data[40:80, 100:160] = 255
+    boxes = np.array([[100, 40, 160, 80]], np.float32)
+    [example], skipped = prepare([Picture("a", data, boxes, np.array([2]))], 64)
+    assert skipped == []
+    assert example.pixels.shape == (32, 64)
+    assert example.scale == pytest.approx(0.32)
+    assert example.boxes_xyxy[0] == pytest.approx([32, 12.8, 51.2, 25.6])
+    assert example.boxes_xyxy.dtype == np.float32
+    assert example.labels.tolist() == [2]
+    left, top, right, bottom = example.boxes_xyxy[0].round().astype(int)
+    assert example.pixels[top + 1 : bottom - 1, left + 1 : right - 1].min() > 200
+    assert example.pixels[:, : left - 1].max() < 50
+
+
+def test_small_pictures_grow_and_colours_stay():
+    data = np.zeros((20, 10, 3), np.uint8)
+    data[:, :, 1] = 200
+    [example], _ = prepare([Picture("a", data)], 64)
+    assert example.pixels.shape == (64, 32, 3)
+    assert (example.pixels == [0, 200, 0]).all()
+
+
+def test_a_damaged_picture_is_named_and_the_rest_is_used():
+    good = np.zeros((8, 8), np.uint8)
+    pictures = [
+        Picture("good", good),
+        Picture("cut", np.zeros(0, np.uint8)),
+        Picture("deep", good.astype(np.uint16)),
+        Picture("flat", good[0]),
+        Picture("too", good),
+    ]
+    examples, skipped = prepare(pictures, 64)
+    assert [example.image_id for example in examples] == ["good", "too"]
+    assert [item.name for item in skipped] == ["cut", "deep", "flat"]
+    assert skipped[0].reason == "cut short"
+    assert "uint16" in skipped[1].reason
+    assert skipped[0].study == "study"
+
+
+def test_a_box_without_area_after_resizing_is_dropped():
+    boxes = np.array([[10, 10, 12, 300], [10, 10, 300, 300]], np.float32)
+    [example], _ = prepare([Picture("a", np.zeros((640, 640), np.uint8), boxes, np.array([1, 2]))], 64)
+    assert example.labels.tolist() == [2]
