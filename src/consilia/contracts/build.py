@@ -17,20 +17,22 @@ CONTRACTS = ("registry", "escrow", "training")
 
 
 def compile_contract(name: str) -> str:
-    """The artifact of one contract as JSON text: ABI, deployment bytecode, compiler, SHA-256 of each source."""
+    """The artifact of one contract as JSON text: ABI, bytecode, compiler, sources."""
     import vyper
-    from vyper.compiler import CompilerData
+    from vyper.compiler import compile_from_file_input
     from vyper.compiler.input_bundle import FilesystemInputBundle
-    from vyper.compiler.output import build_abi_output
 
     bundle = FilesystemInputBundle([FOLDER])
-    data = CompilerData(bundle.load_file(f"{name}.vy"), bundle)
+    # not CompilerData on its own: that forgets the source's `# pragma evm-version`
+    compiled = compile_from_file_input(
+        bundle.load_file(f"{name}.vy"), input_bundle=bundle, output_formats=["abi", "bytecode"]
+    )
     artifact = {
         "contract": name,
         "compiler": f"vyper {vyper.__version__}",
         "sources": _source_digests(name),
-        "abi": build_abi_output(data),
-        "bytecode": "0x" + data.bytecode.hex(),
+        "abi": compiled["abi"],
+        "bytecode": compiled["bytecode"],
     }
     return json.dumps(artifact, indent=1) + "\n"
 
@@ -70,8 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     if parser.parse_args(arguments).check:
         stale = stale_artifacts()
         if stale:
+            names = ", ".join(stale)
             sys.stderr.write(
-                f"stale artifacts: {', '.join(stale)}; run python -m consilia.contracts.build and commit them\n"
+                f"stale artifacts: {names}; run python -m consilia.contracts.build, commit them\n"
             )
         return 1 if stale else 0
     ARTIFACTS.mkdir(exist_ok=True)
