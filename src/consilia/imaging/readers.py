@@ -37,7 +37,7 @@ HOSPITALS = "hospitals.json"
 _FOLDERS = ("", "images", "JPEGImages", "dicom")
 _RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _EDGE_PIXELS = 2.0
-"""A box may pass the edge by this much (rounding, padding) and is cut; beyond, it belongs to another image."""
+"""A box may pass the edge by this much (rounding, padding) and is cut; beyond, it is of another image."""
 
 
 def read_dataset(path: Path, *, window: WindowHU | None = None) -> Dataset:
@@ -266,7 +266,7 @@ def _cut_boxes(boxes_xyxy: NDArray[np.float32], width: int, height: int) -> NDAr
 
 
 def _check_series(loaded: list[_Loaded]) -> tuple[list[_Loaded], list[Skipped]]:
-    """Take out repeated SOPInstanceUIDs and what does not fit its series; order the rest by series and level."""
+    """Take out repeated SOPInstanceUIDs and what does not fit its series; order the rest by level."""
     seen: set[str] = set()
     series: dict[str, list[_Loaded]] = defaultdict(list)
     skipped: list[Skipped] = []
