@@ -177,7 +177,7 @@ def spoilings(recipients: int, size: int) -> list[dict[str, object]]:
         {"name": "commitment", "at": header_end + 24, "xor": 1, "expect": "salt or commitment"},
         {"name": "first byte of the body", "at": header_end + 56, "xor": 1, "expect": "chunk 0"},
         {"name": "trailing byte", "append": "00", "expect": "after its end"},
-        {"name": "cut in the last tag", "cut": 1, "expect": ""},
+        {"name": "cut in the last tag", "cut": 1, "expect": "chunk 0" if size else "was cut"},
         {"name": "cut in the frame", "cut": header_end + 56 + 16 + size - 20, "expect": "in its frame"},
     ]
 
