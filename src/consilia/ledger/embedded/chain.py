@@ -24,7 +24,7 @@ from consilia.ledger.embedded.block import (
     Header,
 )
 from consilia.ledger.embedded.chainfile import ChainFile, Extension, StoredBlock
-from consilia.ledger.embedded.evm import Execution, Outcome, decode_receipt, genesis_state, list_root, state_at
+from consilia.ledger.embedded.evm import Execution, Outcome, genesis_state, state_at
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.rules import (
     Admitted,
@@ -260,8 +260,7 @@ class Chain:
     def _keep(self, block: Block, outcome: Outcome) -> Progress:
         header = block.header
         score = self.file.score(header.parent_hash) + header.difficulty
-        logs = sum(len(decode_receipt(raw).logs) for raw in outcome.receipts)
-        stored = StoredBlock(block, score, logs, outcome.receipts)
+        stored = StoredBlock(block, score, outcome.log_count, outcome.receipts)
         adopted, abandoned = self._switch(block) if score > self.head.score else ((), ())
         self.file.extend(Extension(stored, outcome.nodes, adopted, abandoned))
         if adopted:
@@ -307,7 +306,9 @@ class Chain:
         block_hash = self.file.head_hash()
         header = None if block_hash is None else self.file.header(block_hash)
         if header is None:
-            raise HomeError(f"{self.file.path} has no head: start from an empty home and resync from the peers")
+            raise HomeError(
+                f"{self.file.path} has no head: start from an empty home and resync from the peers"
+            )
         return Head(header, self.file.score(header.hash))
 
 
@@ -351,5 +352,3 @@ def check_outcome(header: Header, outcome: Outcome) -> None:
         if promised != computed:
             shown = [item.hex()[:64] if isinstance(item, bytes) else item for item in (computed, promised)]
             raise ChainError(f"block {header.number}: expected {what} {shown[0]}, got {shown[1]}")
-
-

@@ -19,6 +19,7 @@ from consilia.ledger.embedded.block import Block, Header, decode_list, encode_li
 SCHEMA_VERSION = 1
 CACHED_NODES = 8192  # state nodes kept in memory, about 2 MB
 SCORE_BYTES = 32
+BLOCK_COLUMNS = "hash, number, score, log_count, header, transactions, receipts"
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE blocks(
@@ -111,9 +112,9 @@ class ChainFile:
         )
         if row is None:
             return None
-        header, transactions, score, log_count, receipts = row
-        block = Block(Header.decode(header), decode_list(transactions))
-        return StoredBlock(block, int.from_bytes(score, "big"), log_count, decode_list(receipts))
+        block = Block(Header.decode(_bytes(row[0])), decode_list(_bytes(row[1])))
+        score = int.from_bytes(_bytes(row[2]), "big")
+        return StoredBlock(block, score, _number(row[3]), decode_list(_bytes(row[4])))
 
     def has_block(self, block_hash: bytes) -> bool:
         """Whether a block is stored, canonical or not."""
@@ -152,7 +153,7 @@ class ChainFile:
     def location(self, transaction_hash: bytes) -> tuple[int, int] | None:
         """Block number and position of a canonical transaction."""
         row = self._row("SELECT number, position FROM locations WHERE hash=?", (transaction_hash,))
-        return None if row is None else (row[0], row[1])
+        return None if row is None else (_number(row[0]), _number(row[1]))
 
     def start(self, genesis_block: Block, genesis_digest: bytes, nodes: dict[bytes, bytes]) -> None:
         """Write block 0 into an empty file."""
@@ -209,6 +210,10 @@ class ChainFile:
         problem = self._row("PRAGMA integrity_check(1)", ())
         if problem is None or problem[0] != "ok":
             raise ChainError(f"{self.path}: SQLite finds the file damaged: {problem and problem[0]}")
+
+    def block_row(self, block_hash: object) -> tuple[object, ...] | None:
+        """The row of a block as it is stored, in the order of BLOCK_COLUMNS."""
+        return self._row(f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE hash=?", (block_hash,))
 
     def rows(self, table: str, columns: str, order: str) -> Iterator[tuple[object, ...]]:
         """All rows of one of the tables above."""
@@ -272,7 +277,7 @@ class ChainFile:
 
     def _value(self, sql: str, parameters: Sequence[object]) -> bytes | None:
         row = self._row(sql, parameters)
-        return None if row is None else bytes(row[0])
+        return None if row is None else _bytes(row[0])
 
     def _row(self, sql: str, parameters: Sequence[object]) -> tuple[object, ...] | None:
         with self._lock:
@@ -291,11 +296,27 @@ class ChainFile:
             self._sql.execute("COMMIT")
 
 
+def _bytes(value: object) -> bytes:
+    """A damaged file may hold a number or text where bytes were written."""
+    if not isinstance(value, bytes):
+        raise ChainError(f"the chain file is damaged: expected bytes, got {value!r}")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise ChainError(f"the chain file is damaged: expected a number, got {value!r}")
+    return value
+
+
 def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
     if readonly:
         if not path.is_file():
             raise HomeError(f"expected a chain file at {path}, there is none")
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        sql = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        sql.execute("BEGIN")  # one snapshot for as long as the file is open, even while its node goes on
+        return sql
     sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     sql.execute("PRAGMA journal_mode=WAL")
     sql.execute("PRAGMA synchronous=NORMAL")

@@ -74,6 +74,7 @@ class Outcome:
     bloom: bytes
     gas_used: int
     receipts: tuple[bytes, ...]
+    log_count: int
     nodes: dict[bytes, bytes]
 
 
@@ -196,6 +197,7 @@ class Execution:
             bloom=bloom.to_bytes(BLOOM_BYTES, "big"),
             gas_used=self._gas_used,
             receipts=receipts,
+            log_count=sum(len(receipt.logs) for receipt in self._receipts),
             nodes=self._overlay.fresh,
         )
 
@@ -208,9 +210,7 @@ def check_account(transaction: Transaction, account: AccountState, base_fee_wei:
     """
     if transaction.nonce != account.nonce:
         order = "low" if transaction.nonce < account.nonce else "high"
-        raise TransactionRefusedError(
-            f"nonce too {order}: expected {account.nonce}, got {transaction.nonce}"
-        )
+        raise TransactionRefusedError(f"nonce too {order}: expected {account.nonce}, got {transaction.nonce}")
     check_funds(transaction, account, base_fee_wei)
 
 

@@ -94,7 +94,9 @@ class Outbox:
     def __init__(self, url: str, own_url: str) -> None:
         self.url = url
         self._own_url = own_url
-        self._blocks: deque[_News] = deque(maxlen=MAX_WAITING_BLOCKS)  # the oldest gives way: catch-up gets it
+        self._blocks: deque[_News] = deque(
+            maxlen=MAX_WAITING_BLOCKS
+        )  # the oldest gives way: catch-up gets it
         self._transactions: deque[_News] = deque(maxlen=MAX_WAITING_TRANSACTIONS)
         self._wake = threading.Condition()
         self._stopping = False
@@ -167,7 +169,9 @@ class Gossip:
         self._take_block = take_block
         self._own_url = own_url
         self._outboxes = [Outbox(url, own_url) for url in peers if url != own_url]
-        self._connections = {box.url: PeerConnection(box.url) for box in self._outboxes}  # of the catch-up thread
+        self._connections = {
+            box.url: PeerConnection(box.url) for box in self._outboxes
+        }  # of the catch-up thread
         self._reachable: dict[str, bool] = {}
         self._behind = threading.Event()
         self._stopping = False

@@ -21,6 +21,9 @@ from consilia.ledger.embedded.search import SearchProcess
 
 BURIAL_BLOCKS = 2  # a transaction gets this many blocks on top without waiting for the next one
 TURN_SECONDS = 0.15  # about what draft, search and travel of a small block take on a busy core
+TURN_SECONDS_PER_TRANSACTION = (
+    0.015  # the leader drafts it, and the next one imports it, before giving way pays
+)
 BATCH_SECONDS = 0.008  # transactions sent together come within this time
 HEARTBEAT_SECONDS = 60.0
 RETRY_SECONDS = 1.0
@@ -95,11 +98,12 @@ class Miner:
 
     def _seconds_until_due(self) -> float:
         head = self._chain.head.header
-        reason = _Reason(head.hash, bool(self._pool.executable()), self._must_bury(head))
+        waiting = len(self._pool.executable())
+        reason = _Reason(head.hash, waiting > 0, self._must_bury(head))
         now = time.monotonic()
         if reason != self._reason:
             self._reason, self._reason_since = reason, now
-        turn = self._turn(head) * TURN_SECONDS
+        turn = self._turn(head) * (TURN_SECONDS + waiting * TURN_SECONDS_PER_TRANSACTION)
         if reason.has_transactions:
             return self._reason_since + BATCH_SECONDS + turn - now
         if reason.buries:

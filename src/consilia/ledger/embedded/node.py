@@ -148,5 +148,3 @@ def run_node(settings: NodeSettings, stop: threading.Event | None = None) -> Non
         stop.wait()
     finally:
         node.close()
-
-

@@ -33,6 +33,8 @@ class Pool:
         self._lock = threading.RLock()
         self._by_sender: dict[bytes, dict[int, _Waiting]] = {}
         self._by_hash: dict[bytes, _Waiting] = {}
+        self._accounts: dict[bytes, AccountState] = {}  # as of the head with this hash
+        self._accounts_at = b""
         self.on_new: Callable[[], None] = lambda: None
         for waiting in chain.file.pending():
             self._put(decode_transaction(waiting.raw), waiting.arrived_ms)
@@ -68,8 +70,8 @@ class Pool:
 
     def next_nonce(self, sender: bytes) -> int:
         """The first nonce of an account that neither the head nor a waiting transaction uses."""
-        nonce = self._account(sender).nonce
         with self._lock:
+            nonce = self._account(sender).nonce
             waiting = self._by_sender.get(sender, {})
             while nonce in waiting:
                 nonce += 1
@@ -136,7 +138,13 @@ class Pool:
             )
 
     def _account(self, sender: bytes) -> AccountState:
-        return account_state(self._chain.state(self._chain.head.header), sender)
+        """The sender's account at the head; looked up once a head, for a look costs a walk through the trie."""
+        head = self._chain.head.header
+        if head.hash != self._accounts_at:
+            self._accounts, self._accounts_at = {}, head.hash
+        if sender not in self._accounts:
+            self._accounts[sender] = account_state(self._chain.state(head), sender)
+        return self._accounts[sender]
 
     def _put(self, transaction: Transaction, arrived_ms: int) -> None:
         waiting = _Waiting(transaction, arrived_ms)

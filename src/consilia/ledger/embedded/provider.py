@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from web3.providers.base import JSONBaseProvider
@@ -13,9 +14,10 @@ from consilia.ledger.embedded.rpc import Method, answer
 class MethodsProvider(JSONBaseProvider):
     """A web3.py provider that calls the methods in this process."""
 
-    def __init__(self, methods: dict[str, Method]) -> None:
+    def __init__(self, methods: dict[str, Method], close: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self._methods = methods
+        self.close = close
 
     def make_request(self, method: Any, params: Any) -> Any:
         """Answer one request; parameters and reply pass through JSON, as they would over HTTP."""

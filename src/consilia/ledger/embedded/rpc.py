@@ -188,7 +188,9 @@ class ChainMethods:
         return data(transaction.hash)
 
     def wait_for_block(self, after_number: Json, timeout_seconds: Json) -> Json:
-        after = after_number if isinstance(after_number, int) else read_quantity(after_number, "a block number")
+        after = (
+            after_number if isinstance(after_number, int) else read_quantity(after_number, "a block number")
+        )
         if not isinstance(timeout_seconds, int | float) or not 0 <= timeout_seconds <= MAX_WAIT_SECONDS:
             raise invalid(f"a timeout of 0 to {MAX_WAIT_SECONDS:.0f} seconds", timeout_seconds)
         return self._chain.wait_for_block(after, timeout_seconds)
@@ -202,12 +204,16 @@ class ChainMethods:
 
     def _header(self, tag: Json) -> Header:
         name = read_tag(tag)
-        return self._canonical(self._number(name)) if name.startswith(("0x", "e")) else self._chain.head.header
+        return (
+            self._canonical(self._number(name)) if name.startswith(("0x", "e")) else self._chain.head.header
+        )
 
     def _canonical(self, number: int) -> Header:
         header = self._chain.header_by_number(number) if number < 2**63 else None
         if header is None:
-            raise RpcError(REFUSED, f"block {number} is not known, the head is {self._chain.head.header.number}")
+            raise RpcError(
+                REFUSED, f"block {number} is not known, the head is {self._chain.head.header.number}"
+            )
         return header
 
     def _located(self, transaction_hash: bytes) -> tuple[StoredBlock, int] | None:
