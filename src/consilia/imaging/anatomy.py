@@ -1,8 +1,8 @@
 """The phantom's heads: outlines, skull, brain and lesions as fields over an axial plane.
 
-Millimetres on DICOM's axes: x to the patient's left, y to the back, `level_mm` to the top with 0 near the line
-from the anterior to the posterior commissure. Sizes follow adult averages; every patient varies them. No outline is
-an ellipse: smooth random fields bend them all.
+Millimetres on DICOM's axes: x to the patient's left, y to the back, `level_mm` to the top with 0 near the
+line from the anterior to the posterior commissure. Sizes follow adult averages; every patient varies them.
+No outline is an ellipse: smooth random fields bend them all.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A CT scanner in a hundred lines: X-ray projections with photon noise, and filtered back-projection.
 
-Both directions use the Fourier slice theorem (Bracewell 1956): the 1-D transform of a parallel projection is a
-line through the origin of the image's 2-D transform. Lines are interpolated from the oversampled transform with
-a Kaiser-Bessel kernel (Beatty et al., IEEE TMI 24(6), 2005, eq. 4-5); back-projection is the adjoint of the same
-sparse matrix. This is as exact as ray sums, without their moire, and takes a tenth of a second a slice.
+Both directions use the Fourier slice theorem (Bracewell 1956): the 1-D transform of a parallel projection
+is a line through the origin of the image's 2-D transform. Lines are interpolated from the oversampled
+transform with a Kaiser-Bessel kernel (Beatty et al., IEEE TMI 24(6), 2005, eq. 4-5); back-projection is the
+adjoint of the same sparse matrix. This is as exact as ray sums, without their moire, and takes a tenth of a
+second a slice.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _KERNEL_BETA = np.pi * np.sqrt((_KERNEL_CELLS / _OVERSAMPLING) ** 2 * (_OVERSAMP
 
 @dataclass(frozen=True)
 class Grid:
-    """A square image, `cells` x `cells` pixels of `cell_mm`; pixel [cells // 2, cells // 2] is centred at 0."""
+    """A square image: `cells` x `cells` pixels of `cell_mm`, [cells // 2, cells // 2] centred at 0."""
 
     cells: int
     cell_mm: float
@@ -85,8 +86,10 @@ def _slice_matrix(grid: Grid, geometry: Geometry) -> csr_array[Any]:
 
 
 def _kaiser_bessel(offset_cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.special import i0
+
     inside = np.clip(1.0 - (2.0 * offset_cells / _KERNEL_CELLS) ** 2, 0.0, None)
-    kernel: NDArray[np.float64] = np.i0(_KERNEL_BETA * np.sqrt(inside)) / _KERNEL_CELLS * (inside > 0)
+    kernel: NDArray[np.float64] = i0(_KERNEL_BETA * np.sqrt(inside)) / _KERNEL_CELLS * (inside > 0)
     return kernel
 
 
