@@ -1,9 +1,10 @@
-"""Headers and blocks as values, and their canonical bytes (recursive length prefixes, Ethereum Yellow Paper B)."""
+"""Headers and blocks as values, and their canonical bytes (RLP, Ethereum Yellow Paper B)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import rlp
 from eth_hash.auto import keccak
@@ -108,7 +109,8 @@ class Header:
         """
         if not isinstance(items, list) or len(items) != len(_FIELD_BYTES):
             raise ChainError(f"expected a header of {len(_FIELD_BYTES)} fields")
-        return cls(*(_field(name, item) for name, item in zip(_FIELD_BYTES, items, strict=True)))
+        values: list[Any] = [_field(name, item) for name, item in zip(_FIELD_BYTES, items, strict=True)]
+        return cls(*values)
 
 
 assert tuple(_FIELD_BYTES) == tuple(field.name for field in fields(Header))

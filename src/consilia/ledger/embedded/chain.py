@@ -1,7 +1,7 @@
 """The chain of one node: what a valid block is, which branch counts, and blocks of one's own.
 
-Every stored block was checked and executed here. The branch with the most total difficulty is canonical; of two
-equal ones the first seen.
+Every stored block was checked and executed here. The branch with the most total difficulty is canonical; of
+two equal ones the first seen.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Chain:
         )
 
     def wait_for_block(self, after_number: int, timeout_seconds: float) -> int:
-        """Wait until the head's number is greater than `after_number`, or the time is up; the head's number."""
+        """Wait for a head with a number above `after_number`, or until the time is up; the head's number."""
         with self.changed:
             self.changed.wait_for(lambda: self.head.header.number > after_number, timeout_seconds)
         return self.head.header.number
@@ -212,7 +212,7 @@ class Chain:
         return outcome
 
     def draft(self, transactions: Sequence[Transaction], coinbase: bytes) -> Draft:
-        """An unsealed block on the head with those of the transactions that are valid there, in their order."""
+        """An unsealed block on the head with those of the transactions that are valid there, in order."""
         parent = self.head.header
         frame = self.next_header(parent, coinbase)
         execution = Execution(
@@ -329,7 +329,7 @@ def genesis_block(genesis: Genesis) -> tuple[Block, dict[bytes, bytes]]:
         gas_used=0,
         timestamp=genesis.timestamp,
         extra_data=(genesis.timestamp * 1000).to_bytes(8, "big"),
-        mix_hash=genesis.digest(),  # binds every constant, the admitted miners included, into the chain's identity
+        mix_hash=genesis.digest(),  # binds every constant and the admitted miners into the chain's identity
         nonce=bytes(8),
         base_fee_wei=genesis.base_fee_wei,
     )

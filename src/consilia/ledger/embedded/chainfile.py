@@ -1,7 +1,8 @@
 """One SQLite file per node: blocks, the canonical chain, state nodes, and transactions that still wait.
 
-Every change that belongs together is one SQL transaction, so the file is a valid chain after kill -9 at any moment.
-WAL with synchronous=NORMAL: a power cut may lose the last blocks, which the peers still have, but tears nothing.
+Every change that belongs together is one SQL transaction, so the file is a valid chain after kill -9 at any
+moment. WAL with synchronous=NORMAL: a power cut may lose the last blocks, which the peers still have, but
+tears nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ CREATE TABLE blocks(
     header BLOB NOT NULL, transactions BLOB NOT NULL, receipts BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE canonical(number INTEGER PRIMARY KEY, hash BLOB NOT NULL);
-CREATE TABLE locations(hash BLOB PRIMARY KEY, number INTEGER NOT NULL, position INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE locations(
+    hash BLOB PRIMARY KEY, number INTEGER NOT NULL, position INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE state(hash BLOB PRIMARY KEY, node BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE pending(arrival INTEGER PRIMARY KEY, hash BLOB UNIQUE NOT NULL, raw BLOB NOT NULL, arrived_ms INTEGER);
+CREATE TABLE pending(
+    arrival INTEGER PRIMARY KEY, hash BLOB UNIQUE NOT NULL, raw BLOB NOT NULL, arrived_ms INTEGER NOT NULL
+);
 """
 
 

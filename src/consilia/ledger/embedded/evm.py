@@ -1,8 +1,9 @@
 """The one door to py-evm: run transactions on a state, London rules.
 
-py-evm is archived, so nothing else may lean on it: blocks, fork choice, storage and consensus are ours, and this
-module (with transaction.py for the codecs) asks it only to execute. State is a Merkle-Patricia trie whose nodes are
-named by their hash: reading needs no lock, and what a block adds is collected aside until the block is kept.
+py-evm is archived, so nothing else may lean on it: blocks, fork choice, storage and consensus are ours, and
+this module (with transaction.py for the codecs) asks it only to execute. State is a Merkle-Patricia trie
+whose nodes are named by their hash: reading needs no lock, and what a block adds is collected aside until
+the block is kept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ ReadNode = Callable[[bytes], "bytes | None"]
 """The stored state node or code with this hash."""
 
 SUCCESS = b"\x01"
+
+# py-evm distinguishes kinds of bytes by NewType; ours are plain.
+_LondonState: Any = LondonState
+_ExecutionContext: Any = ExecutionContext
+_intrinsic_gas: Any = calculate_txn_intrinsic_gas_berlin
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Call:
     @property
     def intrinsic_gas(self) -> int:
         """The gas charged before the first instruction."""
-        return int(calculate_txn_intrinsic_gas_berlin(self))
+        return int(_intrinsic_gas(self))
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class CallResult:
     gas_used: int
 
 
-class _Overlay(BaseAtomicDB):  # type: ignore[misc]  # py-evm is untyped
+class _Overlay(BaseAtomicDB):
     """py-evm's database: reads fall through to the stored nodes, writes stay here until the block is kept."""
 
     def __init__(self, read_node: ReadNode) -> None:
@@ -130,7 +136,7 @@ class _Overlay(BaseAtomicDB):  # type: ignore[misc]  # py-evm is untyped
         return key in self.fresh or self._read_node(key) is not None
 
     @contextmanager
-    def atomic_batch(self) -> Iterator[_Overlay]:
+    def atomic_batch(self) -> Iterator[Any]:
         yield self
 
 
@@ -206,7 +212,7 @@ def check_account(transaction: Transaction, account: AccountState, base_fee_wei:
     """Check a transaction against its sender's account just before it runs.
 
     Raises:
-        TransactionRefusedError: wrong nonce, fee below the base fee, too little money, or a contract as sender.
+        TransactionRefusedError: wrong nonce, fee below the base fee, too little money, a contract as sender.
     """
     if transaction.nonce != account.nonce:
         order = "low" if transaction.nonce < account.nonce else "high"
@@ -237,7 +243,7 @@ def check_funds(transaction: Transaction, account: AccountState, base_fee_wei: i
 def genesis_state(genesis: Genesis) -> tuple[bytes, dict[bytes, bytes]]:
     """The state root of block 0 and its nodes."""
     overlay = _Overlay(lambda key: None)
-    state = LondonState(overlay, None, EMPTY_TRIE_ROOT)
+    state = _LondonState(overlay, None, EMPTY_TRIE_ROOT)
     for address, balance_wei in sorted(genesis.balances_wei.items()):
         if balance_wei:
             state.set_balance(bytes.fromhex(address[2:]), balance_wei)
@@ -348,7 +354,7 @@ def _state(
     ancestor_hashes: Iterable[bytes],
     base_fee_wei: int | None = None,
 ) -> Any:
-    context = ExecutionContext(
+    context = _ExecutionContext(
         coinbase=header.coinbase,
         timestamp=header.timestamp,
         block_number=header.number,
@@ -359,7 +365,7 @@ def _state(
         chain_id=genesis.chain_id,
         base_fee_per_gas=header.base_fee_wei if base_fee_wei is None else base_fee_wei,
     )
-    return LondonState(overlay, context, state_root)
+    return _LondonState(overlay, context, state_root)
 
 
 def _revert(error: Revert) -> RpcError:

@@ -1,7 +1,8 @@
 """Blocks and transactions between nodes: announce what is new, fetch what is missing from a heavier peer.
 
-A message carries the addresses that its sender tells too, so that a full mesh passes each block once to each node and
-a sparse one still reaches everybody. An announcement may be lost: the catch-up finds out within seconds.
+A message carries the addresses that its sender tells too, so that a full mesh passes each block once to
+each node and a sparse one still reaches everybody. An announcement may be lost: the catch-up finds out
+within seconds.
 """
 
 from __future__ import annotations

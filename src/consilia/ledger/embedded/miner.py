@@ -1,9 +1,10 @@
 """When a node mines: for transactions, to bury them, and rarely when idle; and in whose turn first.
 
-Any admitted miner may seal any block, and the most work wins. Miners that share two cores gain nothing from racing,
-though: all but one of the drafts and searches are thrown away. So an honest miner gives way for a moment. The parent's
-hash puts the miners in an order; the first starts at once, each further one a turn later, and so a dead or slow miner
-costs a turn and no more. This is a courtesy, not a rule: a block out of turn is valid.
+Any admitted miner may seal any block, and the most work wins. Miners that share two cores gain nothing from
+racing, though: all but one of the drafts and searches are thrown away. So an honest miner gives way for a
+moment. The parent's hash puts the miners in an order; the first starts at once, each further one a turn
+later, and so a dead or slow miner costs a turn and no more. This is a courtesy, not a rule: a block out of
+turn is valid.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Miner:
         return (self._order.index(self._coinbase) - leader) % len(self._order)
 
     def _must_bury(self, head: Header) -> bool:
-        """Whether one of the last BURIAL_BLOCKS blocks has transactions, so that it has too few blocks on top."""
+        """Whether one of the last BURIAL_BLOCKS blocks has transactions, so has too few blocks on top."""
         header: Header | None = head
         for _ in range(BURIAL_BLOCKS):
             if header is None:

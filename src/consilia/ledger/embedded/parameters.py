@@ -1,11 +1,11 @@
-"""Strict readers of JSON-RPC parameters: what is not exactly right is an error reply that says what was expected."""
+"""Strict readers of JSON-RPC parameters: an error reply says what was expected."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from eth_utils import is_hex_address
+from eth_utils.address import is_hex_address
 
 from consilia.errors import RpcError
 

@@ -1,4 +1,4 @@
-"""Transactions that wait for a block: who gets in, in which order they leave, and what a re-org brings back."""
+"""Transactions that wait for a block: who gets in, in what order they leave, what a re-org brings back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Waiting:
 
 
 class Pool:
-    """The waiting transactions of one node: in memory for speed, in the chain file before they are acknowledged."""
+    """The waiting transactions of one node: in memory, and in the chain file before they are acknowledged."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -52,7 +52,7 @@ class Pool:
         """Admit a transaction; when this returns it is on disk. False if it was waiting here already.
 
         Raises:
-            TransactionRefusedError: it can never run, its nonce is used or too far ahead, or the pool is full.
+            TransactionRefusedError: it can never run, its nonce is used or too far ahead, the pool is full.
         """
         transaction = decode_transaction(raw)
         with self._lock:
@@ -78,7 +78,7 @@ class Pool:
         return nonce
 
     def executable(self) -> list[Transaction]:
-        """Those that could run in the next block, the longest waiting senders first, each sender's by nonce."""
+        """Those that could run in the next block, longest waiting senders first, each sender's by nonce."""
         base_fee_wei = next_base_fee(self._chain.head.header)
         with self._lock:
             senders = sorted(
@@ -133,12 +133,12 @@ class Pool:
             _check_replacement(transaction, replaced.transaction)
         elif len(waiting) >= MAX_PENDING_PER_SENDER or len(self._by_hash) >= MAX_PENDING:
             raise TransactionRefusedError(
-                f"too many transactions wait (at most {MAX_PENDING_PER_SENDER} a sender, {MAX_PENDING} in all): "
+                f"too many transactions wait (at most {MAX_PENDING_PER_SENDER} a sender, {MAX_PENDING}): "
                 "send it again after the next block"
             )
 
     def _account(self, sender: bytes) -> AccountState:
-        """The sender's account at the head; looked up once a head, for a look costs a walk through the trie."""
+        """The sender's account at the head; looked up once a head, for that is a walk through the trie."""
         head = self._chain.head.header
         if head.hash != self._accounts_at:
             self._accounts, self._accounts_at = {}, head.hash

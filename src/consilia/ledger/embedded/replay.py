@@ -1,8 +1,9 @@
 """The audit of a chain file: believe nothing that is stored, recompute it all from the genesis.
 
-What it finds: any changed byte in a block, transaction, receipt, index or state record; a missing block; a block that
-breaks a rule or was not executed honestly; a head set back while a heavier block is still stored. What it cannot know:
-a block that is gone from the tip without a trace; only another node's copy can tell.
+What it finds: any changed byte in a block, transaction, receipt, index or state record; a missing block; a
+block that breaks a rule or was not executed honestly; a head set back while a heavier block is still
+stored. What it cannot know: a block that is gone from the tip without a trace; only another node's copy can
+tell.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def replay(chain_file: Path, genesis: Genesis, progress: Progress | None = None)
     """Recompute a chain file from its genesis; the file is opened read-only.
 
     Raises:
-        ChainError: the first thing that is wrong, with the number of its block, and its transaction where it is one.
+        ChainError: the first thing that is wrong, with the number of its block and transaction.
         HomeError: there is no chain file there.
     """
     file = None
@@ -213,7 +214,7 @@ class _Replay:
     # What lies beside the canonical chain
 
     def _check_side_blocks(self) -> int:
-        """Check that the blocks off the canonical chain are whole and that none of them should be its head."""
+        """Check that the blocks off the canonical chain are whole and that none should be its head."""
         canonical = set(self._hashes)
         scores: dict[bytes, int] = {}
         side_blocks = 0
@@ -230,7 +231,7 @@ class _Replay:
                 side_blocks += 1
                 if scores[header.hash] > self._score:
                     raise ChainError(
-                        f"block {number}: a stored block is heavier than the head at {len(self._hashes) - 1}: "
+                        f"block {number}: a stored block is heavier than head {len(self._hashes) - 1}: "
                         "the head was set back, or a block dropped from the canonical chain"
                     )
         return side_blocks

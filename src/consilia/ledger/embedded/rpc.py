@@ -6,6 +6,7 @@ A method takes the decoded parameters and returns JSON. The methods between node
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from consilia.errors import ConsiliaError, RpcError, TransactionRefusedError
 from consilia.ledger.embedded.block import Header
@@ -46,9 +47,19 @@ MAX_LOGS = 10_000
 TIP_WEI = 1
 GAS_HEADROOM_PERCENT = 125
 _CALL_KEYS = frozenset(
-    ("from", "to", "gas", "gasPrice", "maxFeePerGas", "maxPriorityFeePerGas", "value", "data", "input")
-    + ("nonce", "chainId", "type", "accessList")
-)
+    (
+        "from",
+        "to",
+        "gas",
+        "gasPrice",
+        "maxFeePerGas",
+        "maxPriorityFeePerGas",
+        "value",
+        "data",
+        "input",
+        "nonce",
+    )
+) | {"chainId", "type", "accessList"}
 
 
 class ChainMethods:
@@ -240,8 +251,8 @@ class ChainMethods:
     def _run(self, message: Json, tag: Json, gas: int | None = None) -> CallResult:
         name = read_tag(tag)
         parent = self._header(tag)
-        # At the head a call runs as if in the next block, now: an idle chain's last block may be a minute old,
-        # and a deadline that has passed since must not look open.
+        # At the head a call runs as if in the next block, now: an idle chain's last block may be a minute
+        # old, and a deadline that has passed since must not look open.
         frame = parent if name.startswith(("0x", "e")) else self._chain.next_header(parent)
         message_call = _read_call(message, frame.gas_limit, gas)
         return call(self._chain.genesis, frame, parent.state_root, self._chain.file.read_node, message_call)
@@ -263,9 +274,8 @@ def answer(methods: dict[str, Method], request: object) -> JsonObject:
             raise invalid("params as a list", parameters)
         reply["result"] = _invoke(method, parameters)
     except RpcError as error:
-        reply["error"] = {"code": error.code, "message": str(error)} | (
-            {} if error.data is None else {"data": error.data}
-        )
+        details: JsonObject = {} if error.data is None else {"data": error.data}
+        reply["error"] = {"code": error.code, "message": str(error), **details}
     except TransactionRefusedError as error:
         reply["error"] = {"code": REFUSED, "message": str(error)}
     except ConsiliaError as error:
@@ -283,7 +293,7 @@ def _invoke(method: Method, parameters: list[Json]) -> Json:
 
 
 def _read_call(message: Json, gas_limit: int, gas: int | None) -> Call:
-    fields = read_object(message, "a call", _CALL_KEYS)
+    fields: dict[str, Any] = read_object(message, "a call", _CALL_KEYS)
     if gas is None:
         gas = min(read_quantity(fields["gas"], "gas"), gas_limit) if fields.get("gas") else gas_limit
     recipient = fields.get("to")

@@ -1,7 +1,7 @@
 """The rules of a header, all of which are checked before anything executes.
 
-A rule looks at a header and its parent only, so that a peer can make this node do nothing but hash and compare
-until it has shown work by an admitted miner on a known parent.
+A rule looks at a header and its parent only, so that a peer can make this node do nothing but hash and
+compare until it has shown work by an admitted miner on a known parent.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def admitted_by_genesis(genesis: Genesis) -> Admitted:
 def next_difficulty(genesis: Genesis, parent: Header, time_ms: int) -> int:
     """The difficulty that a child of `parent` at `time_ms` must have.
 
-    One sixteenth up when the child comes within the block time, one sixteenth down for each whole block time that it
-    is late beyond the first, at most eight at once (the shape of Ethereum's Homestead rule, EIP-2, in milliseconds).
+    One sixteenth up when the child comes within the block time, one sixteenth down for each whole block time
+    that it is late beyond the first, at most eight at once (the shape of EIP-2's rule, in milliseconds).
     """
     blocks_late = (time_ms - parent.time_ms) // genesis.block_time_ms
     steps = max(1 - blocks_late, -MAX_STEPS_DOWN)

@@ -1,8 +1,9 @@
 """The hashcash seal, and the process that searches for one.
 
-This file is also a program: a node runs it by path, isolated, so that the search costs a bare interpreter with
-hashlib (about 10 MB) and a core only while there is work. It reads jobs from stdin, one a line, and stops when
-stdin closes: the node holds the only write end of that pipe, so not even kill -9 leaves a search behind.
+This file is also a program: a node runs it by path, isolated, so that the search costs a bare interpreter
+with hashlib (about 10 MB) and a core only while there is work. It reads jobs from stdin, one a line, and
+stops when stdin closes: the node holds the only write end of that pipe, so not even kill -9 leaves a search
+behind.
 """
 
 import hashlib
@@ -38,11 +39,12 @@ def search(mining_hash: bytes, ceiling: bytes, start: int, count: int) -> bytes 
 
 
 def main() -> None:
-    """Serve search jobs: a line `mining_hash ceiling start` (hex) replaces the job, an empty line drops it."""
+    """Serve jobs: a line `mining_hash ceiling start` (hex) replaces the job, an empty line drops it."""
+    stdin = open(0, "rb", buffering=0)  # noqa: SIM115  # unbuffered: select() must see what is unread
     job = None
     while True:
-        if job is None or select.select([sys.stdin], [], [], 0)[0]:
-            line = sys.stdin.buffer.raw.readline()
+        if job is None or select.select([stdin], [], [], 0)[0]:
+            line = stdin.readline()
             if not line:
                 return
             words = line.split()

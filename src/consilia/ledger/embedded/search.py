@@ -31,7 +31,7 @@ class SearchProcess:
         return self._child.pid
 
     def start(self, mining_hash: bytes, difficulty: int) -> None:
-        """Search for this header from a random nonce on; an older job is dropped within a few milliseconds."""
+        """Search for this header from a random nonce on; an older job is dropped within milliseconds."""
         first = int.from_bytes(os.urandom(7), "big")  # below 2^56: a search never runs past 8 bytes
         self._write(f"{mining_hash.hex()} {seal.seal_ceiling(difficulty).hex()} {first:x}\n")
 

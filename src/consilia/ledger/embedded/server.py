@@ -1,12 +1,12 @@
-"""JSON-RPC over HTTP on loopback: one thread per kept-alive connection, so that a long poll holds up nobody else."""
+"""JSON-RPC over HTTP on loopback: a thread per kept-alive connection, so a long poll holds up nobody else."""
 
 from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET6
 
 from consilia.ledger.embedded.genesis import LOOPBACK_HOSTS
 from consilia.ledger.embedded.rpc import Method, answer
@@ -54,7 +54,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], methods: dict[str, Method]) -> None:
         if ":" in address[0]:
-            self.address_family = AF_INET6
+            self.address_family = socket.AF_INET6
         self.methods = methods
         self.stopping = False
         self.slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -73,12 +73,11 @@ class _Server(ThreadingHTTPServer):
             self.slots.release()
 
     def wake_and_shutdown(self) -> None:
-        """serve_forever looks at its stop flag between polls; a connection of our own ends the poll at once."""
-        import socket
-
+        """serve_forever looks at its stop flag between polls; a connection of our own ends the poll."""
         stopper = threading.Thread(target=self.shutdown, daemon=True)
         stopper.start()
-        with socket.create_connection(self.server_address[:2], timeout=1):
+        host, port = str(self.server_address[0]), int(self.server_address[1])
+        with socket.create_connection((host, port), timeout=1):
             stopper.join(timeout=5)
 
     def handle_error(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
@@ -101,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, self._reply(body))
 
     def _problem(self) -> tuple[int, object] | None:
-        """Why the request is not even read: too long, or sent by a web page (other sites must not reach a node)."""
+        """Why the request is not even read: too long, or sent by a web page, which must not reach a node."""
         length = self.headers.get("Content-Length", "")
         host = self.headers.get("Host", "").rsplit(":", 1)[0].strip("[]")
         media_type = self.headers.get("Content-Type", "").split(";")[0].strip()

@@ -1,4 +1,4 @@
-"""Signed transactions: parsing, the sender's recovery, and the rules that need no state (py-evm's codecs inside)."""
+"""Signed transactions: parsing, recovery of the sender, the rules that need no state (py-evm's codecs)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from eth.vm.forks.berlin.transactions import calculate_txn_intrinsic_gas_berlin
 from eth.vm.forks.london.transactions import LondonTransactionBuilder
 from eth_hash.auto import keccak
 from eth_keys.exceptions import BadSignature
-from eth_keys.exceptions import ValidationError as KeyValidationError
-from eth_utils import ValidationError
+from eth_utils.exceptions import ValidationError
 from rlp.exceptions import RLPException
 
 from consilia.errors import TransactionRefusedError
@@ -61,7 +60,7 @@ def decode_transaction(raw: bytes) -> Transaction:
     """Parse the bytes of eth_sendRawTransaction and recover the sender.
 
     Raises:
-        TransactionRefusedError: the bytes are not canonical, or the signature is not a low-s one of secp256k1.
+        TransactionRefusedError: the bytes are not canonical, or the signature is not a low-s one.
     """
     if not 0 < len(raw) <= MAX_TRANSACTION_BYTES:
         raise TransactionRefusedError(
@@ -109,7 +108,7 @@ def _with_sender(raw: bytes, signed: Any) -> Transaction:
         raise TransactionRefusedError("wrong chain id: sign with the chain id (EIP-155), got none")
     try:
         sender = signed.sender
-    except (BadSignature, KeyValidationError) as error:
+    except (BadSignature, ValidationError) as error:
         raise TransactionRefusedError(f"signature refused: {error}") from error
     inner = getattr(signed, "_inner", signed)
     return Transaction(

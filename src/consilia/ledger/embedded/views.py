@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rlp
 from eth_hash.auto import keccak
-from eth_utils import to_checksum_address
+from eth_utils.address import to_checksum_address
 
 from consilia.ledger.embedded.block import Header
 from consilia.ledger.embedded.chainfile import StoredBlock
