@@ -8,6 +8,9 @@ endif
 ARGS ?=
 BIN := .venv/bin
 
+# Two pip runs at once would spoil one environment.
+.NOTPARALLEL:
+
 .PHONY: help demo test check bench docs clean
 
 help:
