@@ -33,10 +33,10 @@ def sample_report(*, images: int = 2) -> r.Report:
         versions={"consilia": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "py-evm": "0.12.1b1"},
         machine=r.Machine(cpu_count=2, memory_bytes=8_300_000_000, platform="Linux x86_64"),
         seed=7,
-        detector="fr10",
+        detector="faster-rcnn",
         data_source="phantom CT",
         held_out=r.HeldOut(patients=24, images=192, lesions=131),
-        hit_rule=r.HitRule(kind="iou", min_iou=0.5),
+        hit_rule=r.HitRule(kind="iou", min_iou=0.3),
         results=r.Results.of(federated, pooled, local),
         rounds=tuple(_round(index) for index in range(1, 7)),
         seconds=r.Seconds(
