@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from eth.exceptions import PyEVMError
 from eth.vm.forks.berlin.transactions import calculate_txn_intrinsic_gas_berlin
 from eth.vm.forks.london.transactions import LondonTransactionBuilder
 from eth_hash.auto import keccak
@@ -69,7 +70,7 @@ def decode_transaction(raw: bytes) -> Transaction:
     try:
         signed = LondonTransactionBuilder.decode(raw)
         transaction = _with_sender(raw, signed)
-    except (RLPException, ValidationError, RecursionError, ValueError, TypeError, OverflowError) as error:
+    except (RLPException, PyEVMError, ValidationError, RecursionError, ValueError, TypeError) as error:
         raise TransactionRefusedError(f"the bytes are not a London transaction: {error}") from error
     if signed.encode() != raw:
         raise TransactionRefusedError("the transaction is not in canonical encoding")
