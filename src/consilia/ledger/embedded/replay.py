@@ -49,8 +49,11 @@ class ReplayReport:
 
     height: int
     head_hash: Digest
+    score: int
+    """Total difficulty: the expected work behind the chain."""
     blocks_by_miner: dict[Address, int]
     transactions: int
+    gas_used: int
     rewards_wei: dict[Address, int]
     burnt_wei: int
     total_balance_wei: int
@@ -113,6 +116,7 @@ class _Replay:
         self._hashes: list[bytes] = []  # canonical, by number
         self._score = 0
         self._transactions = 0
+        self._gas_used = 0
         self._burnt_wei = 0
         self._miners: Counter[Address] = Counter()
 
@@ -131,8 +135,10 @@ class _Replay:
         return ReplayReport(
             height=head.number,
             head_hash=Digest(head.hash),
+            score=self._score,
             blocks_by_miner=dict(self._miners),
             transactions=self._transactions,
+            gas_used=self._gas_used,
             rewards_wei={miner: blocks * reward_wei for miner, blocks in self._miners.items()},
             burnt_wei=self._burnt_wei,
             total_balance_wei=balance_wei,
@@ -182,6 +188,7 @@ class _Replay:
                 )
         self._keep_nodes(header.number, outcome.nodes)
         self._transactions += len(record.block.transactions)
+        self._gas_used += header.gas_used
         self._burnt_wei += header.gas_used * header.base_fee_wei
         miner = next(m for m in self._genesis.miners if bytes.fromhex(m[2:]) == header.coinbase)
         self._miners[miner] += 1

@@ -1,0 +1,5 @@
+"""`python -m consilia` is `consilia`."""
+
+from consilia.cli import main
+
+main()

@@ -1,0 +1,169 @@
+"""The homes of a demo consortium: keys, genesis, settings and data of every party, written before anybody starts."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+
+from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
+from consilia.ledger.deployment import Founder, contract_address, sign_founder
+from consilia.ledger.embedded.genesis import Genesis
+from consilia.settings import SETTINGS_FILE, Network
+from consilia.values import Address, Digest, Role
+
+CHAIN_ID = 2407
+MEMBER_BALANCE_WEI = 1_000 * 10**18
+MEMBERSHIP_SECONDS = 365 * 86_400
+SERVER = "server"
+
+
+@dataclass(frozen=True)
+class MemberKeys:
+    """A member's two key pairs while its home is being made."""
+
+    name: str
+    account: LocalAccount
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class HospitalData:
+    """Where a hospital's images lie, and a file that names which patients of them are its own (None: all)."""
+
+    path: Path
+    patients_file: Path | None = None
+
+
+def make_members(home: Path, names: Sequence[str]) -> list[MemberKeys]:
+    """Give every member its keys, each in its own home; those that are there already stay."""
+    return [_member(home / name, name) for name in names]
+
+
+def _member(home: Path, name: str) -> MemberKeys:
+    keys = home / "keys"
+    keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    password_file, account_file, identity_file = keys / "password", keys / "account.json", keys / "identity.key"
+    if not password_file.exists():
+        password_file.touch(mode=0o600)
+        password_file.write_text(secrets.token_urlsafe(24) + "\n")
+    password = password_file.read_text().strip()
+    if not account_file.exists():
+        save_account(account_file, Account.create(), password)
+    if not identity_file.exists():
+        save_identity(identity_file, Identity.generate(), password)
+    return MemberKeys(name, load_account(account_file, password), load_identity(identity_file, password))
+
+
+def founders_of(members: Sequence[MemberKeys], now: int) -> list[Founder]:
+    """The founding records of the registry that the server will deploy, each signed by the account that it names."""
+    server = next(member for member in members if member.name == SERVER)
+    registry = contract_address(server.account.address, 0)
+    return [_founder(member, registry, now) for member in members]
+
+
+def _founder(member: MemberKeys, registry: Address, now: int) -> Founder:
+    role = Role.SERVER if member.name == SERVER else Role.HOSPITAL
+    # the demo's members have no legal certificate: its digest is that of their name
+    certificate_digest = Digest.of(member.name.encode())
+    valid_from, valid_to = now - 3600, now + MEMBERSHIP_SECONDS
+    signature = sign_founder(
+        member.account,
+        recipient_key=member.identity.recipient,
+        role=role,
+        certificate_digest=certificate_digest,
+        valid_from=valid_from,
+        valid_to=valid_to,
+        chain_id=CHAIN_ID,
+        registry=registry,
+    )
+    return Founder(
+        account=member.account.address,
+        recipient_key=member.identity.recipient,
+        role=role,
+        certificate_digest=certificate_digest,
+        valid_from=valid_from,
+        valid_to=valid_to,
+        signature=signature,
+    )
+
+
+def write_genesis(path: Path, members: Sequence[MemberKeys], now: int) -> Genesis:
+    """Write block 0: every member has money for gas, the hospitals may mine."""
+    if not path.exists():
+        miners = tuple(member.account.address for member in members if member.name != SERVER)
+        balances: dict[Address, int] = {member.account.address: MEMBER_BALANCE_WEI for member in members}
+        Genesis(chain_id=CHAIN_ID, timestamp=now - 60, miners=miners, balances_wei=balances).save(path)
+    return Genesis.load(path)
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on now."""
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+def write_hospital(home: Path, number: int, ports: Sequence[int], data: HospitalData) -> None:
+    """Write a hospital's settings; its node's peers are all the other hospitals' nodes."""
+    name = f"hospital-{number}"
+    port = ports[number - 1]
+    peers = ", ".join(f'"http://127.0.0.1:{other}"' for other in ports if other != port)
+    node = f'[node]\ngenesis = "../genesis.json"\nport = {port}\npeers = [{peers}]\n'
+    own = "" if data.patients_file is None else f'patients = "{data.patients_file}"\n'
+    text = _common(name, port) + node + f'\n[data]\npath = "{data.path}"\n{own}' + _POLICY
+    (home / name / SETTINGS_FILE).write_text(text)
+
+
+_POLICY = """
+[policy]
+applications = ["CT", "microscopy"]
+purposes = ["research"]
+"""
+
+
+def write_server(home: Path, port: int) -> None:
+    """Write the server's settings; it talks to the first hospital's node."""
+    (home / SERVER / SETTINGS_FILE).write_text(_common(SERVER, port))
+
+
+def _common(name: str, port: int) -> str:
+    return f"""name = "{name}"
+
+[ledger]
+url = "http://127.0.0.1:{port}"
+deployment = "../deployment.json"
+
+[store]
+path = "../store"
+
+[keys]
+account = "keys/account.json"
+identity = "keys/identity.key"
+password_file = "keys/password"
+
+"""
+
+
+def write_network(home: Path, hospitals: int) -> None:
+    """Write where everything lies, for the audit."""
+    Network(
+        genesis=Path("genesis.json"),
+        deployment=Path("deployment.json"),
+        store=Path("store"),
+        server=Path(SERVER),
+        hospitals=tuple(Path(f"hospital-{number}") for number in range(1, hospitals + 1)),
+    ).save(home)
+
+
+def now_seconds() -> int:
+    """Unix time in whole seconds."""
+    return int(time.time())

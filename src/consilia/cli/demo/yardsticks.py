@@ -1,0 +1,185 @@
+"""The two yardsticks of a demo, each hospital alone and all data pooled, and the scores of every model.
+
+Each runs in a process of its own on one core. They start from the same w_0, follow the same recipe and see the same
+images as the federation. A hospital alone takes the steps that it took in the federation; the pooled model takes as
+many as all hospitals together.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from consilia.cli.report.report import Box, Example, Prediction, Score, SiteScore, png_base64
+from consilia.detection import evaluation, weights
+from consilia.detection.detectors import build
+from consilia.detection.examples import Example as DetectorExample
+from consilia.detection.examples import prepare
+from consilia.detection.training import StepBudget, Trainer
+from consilia.errors import ConsiliaError
+from consilia.protocols.task_spec import TaskSpec, parse_bytes
+from consilia.roles.local_training import read_training_data, recipe_of
+from consilia.settings import DataSection
+
+MIN_SHOWN_SCORE = 0.3
+"""Findings below it are not drawn on the example slices; the figures count them all."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The images of one hospital: its own, or the held-out ones of its patients."""
+
+    hospital: str
+    data: DataSection
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One yardstick to train."""
+
+    spec: bytes
+    sites: tuple[Site, ...]
+    steps: int
+    initial: Path
+    out: Path
+
+
+def train(job: TrainingJob) -> float:
+    """Train a yardstick and write its weights; return the seconds that it took."""
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    spec = parse_bytes(job.spec)
+    examples = [example for site in job.sites for example in _examples(spec, site)]
+    size = spec.model.image_size
+    trainer = Trainer(
+        spec.model.detector, len(spec.data.categories), size, recipe_of(spec), examples, spec.model.seed
+    )
+    weights.load_into(trainer.model, job.initial)
+    trainer.run(StepBudget(job.steps, 0, job.steps))
+    weights.save(trainer.model, job.out)
+    return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """One model to score on the held-out patients."""
+
+    spec: bytes
+    sites: tuple[Site, ...]
+    model: Path
+    by_hospital: bool = False
+
+
+def score(job: ScoringJob) -> Score:
+    """Score a model on all held-out patients, and on those of each hospital where that is asked for."""
+    torch.set_num_threads(1)
+    spec = parse_bytes(job.spec)
+    groups = {site.hospital: _examples(spec, site) for site in job.sites}
+    model = _load(spec, job.model)
+    findings = {hospital: evaluation.predict(model, examples) for hospital, examples in groups.items()}
+    everything = evaluation.score(
+        [finding for found in findings.values() for finding in found],
+        [example for examples in groups.values() for example in examples],
+    )
+    sites = []
+    for hospital, examples in groups.items() if job.by_hospital and len(groups) > 1 else ():
+        if any(len(example.labels) for example in examples):
+            result = evaluation.score(findings[hospital], examples)
+            sites.append(SiteScore(hospital=hospital, map50=result.map50, map=result.map, cpm=result.cpm))
+    return Score(
+        map50=everything.map50,
+        map=everything.map,
+        cpm=everything.cpm,
+        froc=everything.froc,
+        by_hospital=tuple(sites),
+    )
+
+
+@dataclass(frozen=True)
+class ExamplesJob:
+    """Some held-out slices to draw, with what several models find on them."""
+
+    spec: bytes
+    sites: tuple[Site, ...]
+    models: tuple[tuple[str, str, Path], ...]
+    """(federated, pooled or local; the hospital of a local one; its weights)"""
+    count: int
+
+
+def draw_examples(job: ExamplesJob) -> tuple[Example, ...]:
+    """Slices with lesions of different hospitals and patients, and one without a lesion if there is one."""
+    torch.set_num_threads(1)
+    spec = parse_bytes(job.spec)
+    chosen = _choose([(site.hospital, _examples(spec, site)) for site in job.sites], job.count)
+    models = [(kind, hospital, _load(spec, path)) for kind, hospital, path in job.models]
+    pictures = [example for _, example in chosen]
+    findings = [evaluation.predict(model, pictures) for _, _, model in models]
+    return tuple(
+        Example(
+            patient=f"held-out {index + 1}",
+            hospital=hospital,
+            width=example.pixels.shape[1],
+            height=example.pixels.shape[0],
+            image_png_base64=png_base64(example.pixels),
+            truth=tuple(_boxes(spec, example.boxes_xyxy, example.labels, None)),
+            predictions=tuple(
+                _prediction(spec, kind, local, found[index], example.scale)
+                for (kind, local, _), found in zip(models, findings, strict=True)
+            ),
+        )
+        for index, (hospital, example) in enumerate(chosen)
+    )
+
+
+def _choose(groups: list[tuple[str, list[DetectorExample]]], count: int) -> list[tuple[str, DetectorExample]]:
+    chosen: list[tuple[str, DetectorExample]] = []
+    for turn in range(count):
+        hospital, examples = groups[turn % len(groups)]
+        lesions = [example for example in examples if len(example.labels)]
+        patients = {example.patient for _, example in chosen}
+        fresh = [example for example in lesions if example.patient not in patients] or lesions
+        if fresh:
+            # the middle of a patient's slices shows most of a lesion
+            chosen.append((hospital, fresh[len(fresh) // 2]))
+    return chosen
+
+
+def _prediction(
+    spec: TaskSpec, kind: str, hospital: str, found: evaluation.Prediction, scale: float
+) -> Prediction:
+    shown = found.scores >= MIN_SHOWN_SCORE
+    boxes = _boxes(spec, found.boxes_xyxy[shown] * scale, found.labels[shown], found.scores[shown])
+    return Prediction.model_validate({"model": kind, "hospital": hospital, "boxes": tuple(boxes)})
+
+
+def _boxes(spec: TaskSpec, boxes_xyxy, labels, scores) -> list[Box]:  # type: ignore[no-untyped-def]
+    names = spec.data.categories
+    return [
+        Box(
+            xyxy=tuple(round(float(edge), 2) for edge in box),
+            label=names[int(label) - 1],
+            score=None if scores is None else float(scores[index]),
+        )
+        for index, (box, label) in enumerate(zip(boxes_xyxy, labels, strict=True))
+    ]
+
+
+def _examples(spec: TaskSpec, site: Site) -> list[DetectorExample]:
+    examples, skipped = prepare(read_training_data(spec, site.data).images, spec.model.image_size)
+    if not examples:
+        raise ConsiliaError(f"none of the images of {site.hospital} can be used: {skipped[0].reason}")
+    return examples
+
+
+def _load(spec: TaskSpec, path: Path) -> torch.nn.Module:
+    model = build(
+        spec.model.detector,
+        num_classes=len(spec.data.categories),
+        image_size=spec.model.image_size,
+        seed=spec.model.seed,
+    )
+    weights.load_into(model, path)
+    return model

@@ -1,0 +1,83 @@
+"""`consilia hospital`: the process that a hospital runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from consilia.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from consilia.roles.hospital import TrainerFactory
+
+app = typer.Typer(help="Take part in the consortium as a hospital.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Take part in the consortium as a hospital."""
+
+
+@app.command()
+def run(
+    home: Path = typer.Option(..., help="The hospital's home, with its consilia.toml."),
+    output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
+) -> None:
+    """Follow the ledger, train in every task that the policy admits, until stopped."""
+    serve(home, output)
+
+
+def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None) -> None:
+    """Run a hospital in this process. `new_trainer` replaces the task's detector, for measurements."""
+    from consilia.roles.node import NodeProcess
+    from consilia.settings import HospitalSettings, load
+
+    signal.signal(signal.SIGTERM, _stop)
+    settings = load(HospitalSettings, home)
+    report = Output(settings.name, output)
+    with ExitStack() as stack:
+        node = None
+        if settings.node is not None:
+            node = NodeProcess(home, settings, _account_address(settings.keys.account))
+            stack.callback(node.stop)
+        # the node starts up while this process imports what it needs
+        from consilia.roles.hospital import Hospital
+
+        if new_trainer is None:
+            from consilia.roles.local_training import DetectorTrainer
+
+            def new_trainer(spec, seed):  # type: ignore[no-untyped-def]
+                return DetectorTrainer(spec, settings.data, seed, report)
+
+        if node is not None:
+            node.wait_ready()
+            report("node ready")
+            _await_deployment(settings.ledger.deployment, report)
+        hospital = Hospital(home, settings, report, new_trainer)
+        report("ready", account=hospital.address)
+        hospital.run()
+
+
+def _await_deployment(path: Path, report: Output) -> None:
+    """On a new chain somebody deploys the contracts once the nodes serve; wait for the file that says where."""
+    if not path.exists():
+        report("waiting for the contracts", deployment=path.name)
+    while not path.exists():
+        time.sleep(0.05)
+
+
+def _account_address(keyfile: Path) -> str:
+    import json
+
+    from eth_utils import to_checksum_address
+
+    return str(to_checksum_address(json.loads(keyfile.read_text())["address"]))
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise SystemExit(0)

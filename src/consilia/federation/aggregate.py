@@ -1,0 +1,76 @@
+"""FedAvg, w_{t+1} = sum_k (n_k / n) w_k, the same bits whoever computes it (equation 3 of the paper; McMahan 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from consilia.errors import UpdateRejectedError, WeightsError
+from consilia.federation.tensors import Float32Array, TensorFile, require_same_shapes, write_tensors
+from consilia.values import Address
+
+
+@dataclass(frozen=True)
+class WeightedUpdate:
+    """One hospital's weights w_k after its local steps, and the n_k points that they were trained on."""
+
+    hospital: Address
+    weights: Path
+    num_examples: int
+
+
+def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> None:
+    """Write the mean of the updates, weighted by their examples.
+
+    Bit-reproducible: hospitals in the order of their addresses, float64 sums, one rounding to float32 at the end.
+    Tensor by tensor, so that the memory is that of the largest tensor, however many hospitals there are.
+
+    Raises:
+        WeightsError: the updates do not have the same tensors.
+        ValueError: there is no update, or one without examples.
+    """
+    ordered = sorted(updates, key=lambda update: bytes.fromhex(update.hospital.removeprefix("0x")))
+    if not ordered or any(update.num_examples < 1 for update in ordered):
+        raise ValueError("an average needs at least one update, and each at least one example")
+    total = sum(update.num_examples for update in ordered)
+    with ExitStack() as stack:
+        files = [stack.enter_context(TensorFile(update.weights)) for update in ordered]
+        for file in files[1:]:
+            require_same_shapes(file, files[0].shapes)
+        shares = [update.num_examples / total for update in ordered]
+        write_tensors(out, files[0].shapes, _averages(files, shares))
+
+
+def _averages(files: Sequence[TensorFile], shares: Sequence[float]) -> Iterator[tuple[str, Float32Array]]:
+    for name in sorted(files[0].tensors):
+        total = np.zeros(files[0].tensors[name].shape, dtype=np.float64)
+        for file, share in zip(files, shares, strict=True):
+            total += share * file.read(name).astype(np.float64)
+        yield name, total.astype(np.float32)
+
+
+def check_update(weights: Path, global_model: Path, max_norm: float) -> float:
+    """Decide whether an update may enter the average; return the norm of what it changes, ||w_k - w||.
+
+    Raises:
+        UpdateRejectedError: wrong tensors, a number that is not finite, or a change beyond `max_norm`.
+    """
+    square = 0.0
+    try:
+        with TensorFile(weights) as update, TensorFile(global_model) as model:
+            require_same_shapes(update, model.shapes)
+            for name in model.tensors:
+                change = update.read(name) - model.read(name)
+                if not np.isfinite(change).all():
+                    raise UpdateRejectedError(f"{name} holds a number that is not finite")
+                square += float(np.vdot(change, change))
+    except WeightsError as error:
+        raise UpdateRejectedError(f"not the weights of this task's model: {error}") from error
+    norm = float(np.sqrt(square))
+    if not norm <= max_norm:
+        raise UpdateRejectedError(f"its change has norm {norm:.6g}, beyond the task's bound of {max_norm:.6g}")
+    return norm

@@ -1,0 +1,155 @@
+"""Weights files read and written one tensor at a time: safetensors, with nothing in memory but the tensor at hand."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.errors import WeightsError
+
+Float32Array = npt.NDArray[np.float32]
+
+MAX_HEADER_BYTES = 16 << 20
+"""No honest header is longer; a length beyond it is an attack on our memory."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: its shape, and its bytes' begin and end behind the header."""
+
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class TensorFile:
+    """A weights file, mapped read-only. Only float32, in the order of the names, without gaps: one form, or refused.
+
+    Raises:
+        WeightsError: the file is not such a safetensors file; the message names the tensor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < 8:
+                raise WeightsError(f"expected a safetensors file of at least 8 bytes, got {size}")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            self.tensors, self.metadata, self._data = _parse_header(self._map)
+        except WeightsError:
+            self._map.close()
+            raise
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._map.close()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The name and shape of each tensor."""
+        return {name: info.shape for name, info in self.tensors.items()}
+
+    def read(self, name: str) -> Float32Array:
+        """The tensor of that name, copied out of the file."""
+        info = self.tensors[name]
+        # a copy: a view would keep the mapping alive behind the caller's back
+        raw = self._map[self._data + info.begin : self._data + info.end]
+        return np.frombuffer(raw, dtype="<f4").reshape(info.shape)
+
+
+def write_tensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Iterable[tuple[str, Float32Array]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a weights file from tensors that come in the order of their names.
+
+    Equal weights and metadata give equal bytes. The file appears under its name only when it is whole.
+    """
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in sorted(shapes):
+        end = offset + 4 * int(np.prod(shapes[name], dtype=np.int64))
+        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(path.name + ".partial")
+    written = []
+    with partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors:
+            if tensor.shape != shapes[name]:
+                raise WeightsError(f"{name}: expected shape {shapes[name]}, got {tensor.shape}")
+            file.write(np.ascontiguousarray(tensor, dtype="<f4").data)
+            written.append(name)
+    if written != sorted(shapes):
+        raise WeightsError("the tensors must come in the order of their names, each once")
+    partial.replace(path)
+
+
+def require_same_shapes(file: TensorFile, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that a file has exactly the expected tensors.
+
+    Raises:
+        WeightsError: a tensor is missing, is not known, or has another shape.
+    """
+    for name, shape in expected.items():
+        if name not in file.tensors:
+            raise WeightsError(f"{name}: expected shape {shape}, but the tensor is missing")
+        if file.tensors[name].shape != shape:
+            raise WeightsError(f"{name}: expected shape {shape}, got {file.tensors[name].shape}")
+    unknown = sorted(set(file.tensors) - set(expected))
+    if unknown:
+        raise WeightsError(f"{unknown[0]}: the task's model has no such tensor")
+
+
+def _parse_header(data: mmap.mmap) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
+    length = int.from_bytes(data[:8], "little")
+    if length > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise WeightsError(f"the header says it has {length} bytes, more than the file or any honest header")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"expected a safetensors header in JSON; {error}") from error
+    if not isinstance(header, dict):
+        raise WeightsError("expected a safetensors header, a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise WeightsError("__metadata__: expected texts by name")
+    tensors: dict[str, TensorInfo] = {}
+    offset = 0
+    for name in sorted(header):
+        tensors[name] = info = _parse_entry(name, header[name], offset)
+        offset = info.end
+    if 8 + length + offset != len(data):
+        raise WeightsError(f"the tensors need {offset} bytes, the file has {len(data) - 8 - length}")
+    return tensors, metadata, 8 + length
+
+
+def _parse_entry(name: str, entry: object, begin: int) -> TensorInfo:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise WeightsError(f"{name}: expected dtype, shape and data_offsets")
+    if entry["dtype"] != "F32":
+        raise WeightsError(f"{name}: expected F32, got {entry['dtype']}")
+    shape = entry["shape"]
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise WeightsError(f"{name}: expected a list of sizes as shape, got {shape!r}")
+    size = 4
+    for n in shape:  # Python integers: no overflow for a hostile shape to hide in
+        size *= n
+    if entry["data_offsets"] != [begin, begin + size]:
+        raise WeightsError(f"{name}: expected its bytes at {[begin, begin + size]}, got {entry['data_offsets']}")
+    return TensorInfo(tuple(shape), begin, begin + size)

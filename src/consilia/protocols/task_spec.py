@@ -1,0 +1,164 @@
+"""TaskSpec: what a server publishes (step 0 of docs/protocols/training.md), read from TOML and canonical on the ledger."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from consilia.errors import SpecError
+from consilia.values import Digest, canonical_json
+
+MAX_SPEC_BYTES = 8192
+"""The contract takes no longer spec; it would be gas for nothing."""
+
+Aggregation = Literal["fedavg"]
+Privacy = Literal["transparent"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Purpose(_Section):
+    """What is learnt and for what: the paper's object of learning, equipment and application."""
+
+    object_of_learning: Annotated[str, Field(min_length=1, max_length=200)]
+    application: Annotated[str, Field(min_length=1, max_length=40)]
+    """The modality, such as CT; a hospital's policy names those that it admits."""
+    equipment: Annotated[str, Field(max_length=200)] = "any"
+    purpose: Annotated[str, Field(max_length=200)] = "research"
+
+
+class DataSpec(_Section):
+    """The training set that a hospital must bring."""
+
+    format: Literal["dicom", "image"] = "dicom"
+    categories: Annotated[tuple[str, ...], Field(min_length=1, max_length=255, strict=False)]
+    """Finding classes, in the order of the labels 1..K."""
+    window_center_hu: float | None = None
+    window_width_hu: Annotated[float | None, Field(gt=0)] = None
+    minimum_images: Annotated[int, Field(ge=1)] = 1
+
+
+class ModelSpec(_Section):
+    """The detector, and the digest of its initial weights w_0."""
+
+    detector: str = "faster-rcnn"
+    image_size: Annotated[int, Field(ge=64, le=2048)] = 192
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    initial_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the w_0 file; the server fills it in before it publishes."""
+
+
+class TrainingSpec(_Section):
+    """What happens in a round."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 8
+    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 4
+    aggregation: Aggregation = "fedavg"
+    privacy: Privacy = "transparent"
+    max_update_norm: Annotated[float, Field(gt=0)] = 1000.0
+    """Bound on the Euclidean norm of w_k - w; an update beyond it is rejected by name."""
+
+
+class Terms(_Section):
+    """Who may take part, for how long each step waits, and what is paid."""
+
+    quorum: Annotated[int, Field(ge=1, le=512)] = 2
+    max_hospitals: Annotated[int, Field(ge=1, le=512)] = 64
+    enrol_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = 3600
+    round_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = 3600
+    grace_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Once the quorum is there, how long the server waits for the rest of the enrolled hospitals."""
+    reward_wei: Annotated[int, Field(ge=0)] = 0
+
+
+class TaskSpec(_Section):
+    """A training task, complete; equal specs have equal bytes and so equal digests."""
+
+    title: Annotated[str, Field(min_length=1, max_length=200)]
+    purpose: Purpose
+    data: DataSpec
+    model: ModelSpec = ModelSpec()
+    training: TrainingSpec = TrainingSpec()
+    terms: Terms = Terms()
+
+    @model_validator(mode="after")
+    def _quorum_fits(self) -> TaskSpec:
+        if self.terms.quorum > self.terms.max_hospitals:
+            raise ValueError("terms.quorum is larger than terms.max_hospitals")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON that goes onto the ledger.
+
+        Raises:
+            SpecError: it is longer than the contract takes.
+        """
+        data = canonical_json(self.model_dump(mode="json"))
+        if len(data) > MAX_SPEC_BYTES:
+            raise SpecError(f"a TaskSpec has at most {MAX_SPEC_BYTES} bytes, this one {len(data)}: shorten its texts")
+        return data
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical bytes; the contract stores it."""
+        return Digest.of(self.to_bytes())
+
+
+def parse_toml(text: str) -> TaskSpec:
+    """Read a TaskSpec from TOML.
+
+    Raises:
+        SpecError: no TOML, an unknown key, a missing one or a bad value; the message gives the key's path.
+    """
+    try:
+        return _validated(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"expected a TaskSpec in TOML; {error}") from error
+
+
+def parse_bytes(data: bytes) -> TaskSpec:
+    """Read a TaskSpec from its canonical bytes, and from no others: what is signed is what is read.
+
+    Raises:
+        SpecError: not JSON, not a valid spec, or valid but not in canonical form.
+    """
+    try:
+        spec = _validated(json.loads(data))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"expected a TaskSpec as canonical JSON; {error}") from error
+    if spec.to_bytes() != data:
+        raise SpecError("the TaskSpec on the ledger is not in canonical form, so its digest proves nothing; refuse it")
+    return spec
+
+
+def _validated(raw: Any) -> TaskSpec:
+    try:
+        return TaskSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError("\n".join(_explain(item) for item in error.errors())) from error
+
+
+def _explain(item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"]) or "TaskSpec"
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_keys_at(item["loc"][:-1])))
+        return f"{path}: unknown key; the keys here are {known}"
+    if item["type"] == "missing":
+        return f"{path}: this key is missing"
+    return f"{path}: {item['msg']}, got {item['input']!r}" if path != "TaskSpec" else str(item["msg"])
+
+
+def _keys_at(location: tuple[int | str, ...]) -> set[str]:
+    model: type[BaseModel] = TaskSpec
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        candidates = (annotation, *get_args(annotation))
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return set(model.model_fields)

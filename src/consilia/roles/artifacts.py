@@ -1,0 +1,70 @@
+"""Sealing into the store and opening out of it, so that a crash at any point costs work and never a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from consilia.crypto.envelope import Opened, open_envelope, seal
+from consilia.crypto.keys import Identity
+from consilia.roles.state import SealedArtifact, State
+from consilia.store import ArtifactStore
+from consilia.values import ArtifactContext, Digest
+
+
+def publish_artifact(
+    store: ArtifactStore,
+    state: State,
+    name: str,
+    plaintext: Path,
+    recipients: Sequence[bytes],
+    context: ArtifactContext,
+) -> SealedArtifact:
+    """Seal a file and put it into the store, once: called again after a crash, it hands back the same artifact.
+
+    Whatever was registered on the ledger was in the store before. So an artifact that the store lacks was never
+    registered, and sealing it afresh harms nobody.
+    """
+    known = state.artifact(name)
+    if known is not None and store.has(known.root):
+        return known
+    sealed_path = plaintext.with_name(plaintext.name + ".envelope")
+    with plaintext.open("rb") as source, sealed_path.open("wb") as target:
+        sealed = seal(source, target, recipients, context, rho=os.urandom(32))
+    artifact = SealedArtifact(sealed.root, sealed.key_hash, sealed.size, sealed.secret)
+    state.keep_artifact(name, artifact)
+    store.put(artifact.root, sealed_path)
+    sealed_path.unlink()
+    return artifact
+
+
+def fetch_artifact(
+    store: ArtifactStore,
+    root: Digest,
+    identity: Identity,
+    recipients: Sequence[bytes],
+    context: ArtifactContext,
+    target: Path,
+) -> Opened:
+    """Open an envelope of the store into a file, which appears under its name only after the root was checked.
+
+    Raises:
+        ObjectMissingError: the store has no such object.
+        EnvelopeError: damaged, not for this identity, or bound to another context.
+    """
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with store.reader(root) as ciphertext, partial.open("wb") as plaintext:
+            opened = open_envelope(ciphertext, plaintext, identity, recipients, context, root)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return opened
+
+
+def file_digest(path: Path) -> Digest:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return Digest(hashlib.file_digest(file, "sha256").digest())

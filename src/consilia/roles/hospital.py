@@ -1,0 +1,218 @@
+"""A hospital: enrols where its policy admits, trains on its own data, hands in sealed updates, claims what it is paid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from consilia.crypto.key_string import open_key_string
+from consilia.crypto.keys import Identity
+from consilia.errors import PolicyError, SpecError, TransactionRevertedError, VerificationError
+from consilia.protocols.policy import admit
+from consilia.protocols.task_spec import TaskSpec
+from consilia.protocols.training import METRICS_KEY, LocalMetrics, SkippedStudy
+from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
+from consilia.roles.party import Party
+from consilia.roles.progress import Report
+from consilia.roles.task_log import RoundLog, TaskLog
+from consilia.settings import HospitalSettings
+from consilia.values import Digest
+
+
+class LocalTrainer(Protocol):
+    """The local step of one task: w_k = w - eta * grad F_k(w), on the n_k points of this hospital."""
+
+    num_examples: int
+    studies_used: int
+    studies_skipped: tuple[SkippedStudy, ...]
+
+    def train(self, weights: Path, round_index: int) -> tuple[float, int]:
+        """Start from the global model in `weights` and train one round; return the mean loss and the steps taken."""
+
+    def save(self, path: Path, metadata: dict[str, str]) -> None:
+        """Write the local weights w_k."""
+
+
+TrainerFactory = Callable[[TaskSpec, int], LocalTrainer]
+"""Makes the trainer of a TaskSpec; the number is this hospital's own random seed."""
+
+
+class Hospital(Party):
+    """Takes part in every task that its policy admits, until it is stopped. It may be killed at any point."""
+
+    settings: HospitalSettings
+
+    def __init__(self, home: Path, settings: HospitalSettings, report: Report, new_trainer: TrainerFactory) -> None:
+        super().__init__(home, settings, report)
+        self.settings = settings
+        self._new_trainer = new_trainer
+        self._trainers: dict[int, LocalTrainer] = {}
+        self._task_keys: dict[int, Identity] = {}
+
+    def run(self) -> None:
+        """Follow the ledger and do what each task asks of this hospital, for ever."""
+        for tasks in self.follow():
+            for task in tasks.values():
+                self.advance(task)
+
+    def advance(self, task: TaskLog) -> None:
+        """Do the next thing that a task asks of this hospital, if there is one."""
+        if self.state.fact(f"refused/{task.task_id}") or self.state.fact(f"done/{task.task_id}"):
+            return
+        if self.address not in task.enrolled:
+            self._consider(task)
+        elif task.finished or task.died:
+            self._finish(task)
+        elif (current := task.open_round) and current.update_of(self.address) is None:
+            self._attempt(task, current)
+
+    # Step 1: enrol
+
+    def _consider(self, task: TaskLog) -> None:
+        if task.started or task.died or time.time() >= task.published.enrol_deadline:
+            return
+        try:
+            spec = task.spec
+            admit(spec, self.settings.policy)
+            self._trainer(task, spec)
+        except (PolicyError, SpecError) as refusal:
+            self.state.remember(f"refused/{task.task_id}", str(refusal))
+            self.report("refused", task_id=task.task_id, reason=str(refusal))
+            return
+        try:
+            self.ledger.enrol(f"enrol/{task.task_id}", task.task_id)
+        except TransactionRevertedError as error:
+            self.state.remember(f"refused/{task.task_id}", error.reason)
+            self.report("refused", task_id=task.task_id, reason=error.reason)
+            return
+        self.report("enrolled", task_id=task.task_id, title=spec.title)
+
+    def _task_key(self, task: TaskLog) -> Identity:
+        """Open this hospital's own entry of the key string; nothing is kept, for it can be opened again."""
+        if task.task_id not in self._task_keys:
+            started = task.started
+            assert started is not None
+            context = self.contexts(task).key_string()
+            members = [*task.enrolled, task.published.server]
+            recipients = [self.recipient_of(member) for member in members]
+            path = self._work(f"keys-{task.task_id}")
+            fetch_artifact(self.store, started.key_string_root, self.identity, recipients, context, path)
+            key = open_key_string(path.read_bytes(), self.identity, context.encode())
+            path.unlink()
+            if key.recipient != task.task_keys[self.address]:
+                raise VerificationError("the task key in the key string is not the one registered for this hospital")
+            self._task_keys[task.task_id] = key
+        return self._task_keys[task.task_id]
+
+    # Step 2: a round
+
+    def _attempt(self, task: TaskLog, current: RoundLog) -> None:
+        """One round; whatever goes wrong costs this hospital only this round's update."""
+        index = current.opened.round_index
+        if time.time() >= current.opened.deadline:
+            return
+        try:
+            self._take_part(task, current)
+        except TransactionRevertedError as error:
+            self.report("update late", task_id=task.task_id, round_index=index, reason=error.reason)
+        except VerificationError as error:
+            self.report("round failed", task_id=task.task_id, round_index=index, reason=str(error))
+
+    def _take_part(self, task: TaskLog, current: RoundLog) -> None:
+        opened = current.opened
+        name = f"update/{task.task_id}/{opened.round_index}"
+        weights = self._work(f"update-{task.task_id}-{opened.round_index}.safetensors")
+        trainer = self._trainer(task, task.spec)
+        began = time.monotonic()
+        metrics_digest = self._sealed_metrics(name)
+        if metrics_digest is None:
+            metrics = self._train(task, current, trainer, weights)
+            metrics_digest = metrics.digest
+        trained = time.monotonic()
+        recipients = [self._task_key(task).recipient, self.recipient_of(task.published.server)]
+        context = self.contexts(task).update(opened.round_index, self.address)
+        self.state.remember(f"metrics/{name}", str(metrics_digest))
+        artifact = publish_artifact(self.store, self.state, name, weights, recipients, context)
+        self.ledger.register_update(
+            name,
+            task.task_id,
+            opened.round_index,
+            root=artifact.root,
+            key_hash=artifact.key_hash,
+            size=artifact.size,
+            num_examples=trainer.num_examples,
+            metrics_digest=metrics_digest,
+        )
+        weights.unlink(missing_ok=True)
+        self.report(
+            "update registered",
+            task_id=task.task_id,
+            round_index=opened.round_index,
+            num_examples=trainer.num_examples,
+            bytes=artifact.size,
+            training_seconds=round(trained - began, 3),
+            sealing_seconds=round(time.monotonic() - trained, 3),
+            studies_used=trainer.studies_used,
+            studies_skipped=len(trainer.studies_skipped),
+        )
+
+    def _sealed_metrics(self, name: str) -> Digest | None:
+        """After a crash: the metrics of an update that is sealed and in the store already."""
+        artifact, digest = self.state.artifact(name), self.state.fact(f"metrics/{name}")
+        if artifact is None or digest is None or not self.store.has(artifact.root):
+            return None
+        return Digest.from_hex(digest)
+
+    def _train(self, task: TaskLog, current: RoundLog, trainer: LocalTrainer, out: Path) -> LocalMetrics:
+        model = self._global_model(task, current)
+        self.report("training", task_id=task.task_id, round_index=current.opened.round_index)
+        began = time.monotonic()
+        loss, steps = trainer.train(model, current.opened.round_index)
+        seconds = round(time.monotonic() - began, 3)
+        metrics = LocalMetrics(float(loss), steps, seconds, trainer.studies_used, trainer.studies_skipped)
+        trainer.save(out, {METRICS_KEY: metrics.to_bytes().decode()})
+        model.unlink()
+        return metrics
+
+    def _global_model(self, task: TaskLog, current: RoundLog) -> Path:
+        opened = current.opened
+        path = self._work(f"model-{task.task_id}-{opened.round_index}.safetensors")
+        context = self.contexts(task).model(opened.round_index)
+        recipients = self.model_recipients(task)
+        fetch_artifact(self.store, opened.model_root, self._task_key(task), recipients, context, path)
+        if file_digest(path) != opened.model_digest:
+            raise VerificationError("the global model in the store is not the one whose digest opened the round")
+        if opened.round_index == 0 and str(opened.model_digest) != task.spec.model.initial_digest:
+            raise VerificationError("the first global model is not the initial model that the TaskSpec names")
+        return path
+
+    # Step 5: reward
+
+    def _finish(self, task: TaskLog) -> None:
+        share_wei = task.shares_wei.get(self.address, 0)
+        owed = task.died is None or task.died.paid_rounds > 0
+        if owed and not task.shares_wei:
+            return  # not settled yet
+        if share_wei and self.address not in task.claimed:
+            self.ledger.claim(f"claim/{task.task_id}", task.task_id)
+        self.state.remember(f"done/{task.task_id}", "yes")
+        self._trainers.pop(task.task_id, None)
+        self.report("done", task_id=task.task_id, share_wei=str(share_wei), died=task.died is not None)
+
+    def _trainer(self, task: TaskLog, spec: TaskSpec) -> LocalTrainer:
+        if task.task_id not in self._trainers:
+            seed = Digest.of(spec.model.seed.to_bytes(8, "big") + bytes.fromhex(self.address[2:]))
+            trainer = self._new_trainer(spec, int.from_bytes(seed[:4], "big"))
+            if trainer.num_examples < spec.data.minimum_images:
+                raise PolicyError(
+                    f"the task wants at least {spec.data.minimum_images} images, this hospital has {trainer.num_examples}"
+                )
+            self._trainers[task.task_id] = trainer
+        return self._trainers[task.task_id]
+
+    def _work(self, name: str) -> Path:
+        folder = self.home / "work"
+        folder.mkdir(exist_ok=True)
+        return folder / name

@@ -1,0 +1,397 @@
+"""The server: publishes a task, issues task keys, aggregates round by round, pays. Read it beside PROTOCOLS section 3."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from consilia.crypto.key_string import seal_key_string
+from consilia.crypto.keys import Identity
+from consilia.errors import StoreError, TaskFailedError, UpdateRejectedError, VerificationError
+from consilia.federation.aggregate import WeightedUpdate, check_update, federated_average
+from consilia.federation.contribution import shares_by_samples
+from consilia.federation.tensors import TensorFile
+from consilia.ledger.events import UpdateRegistered
+from consilia.protocols.task_spec import TaskSpec
+from consilia.protocols.training import (
+    METRICS_KEY,
+    Decision,
+    LocalMetrics,
+    Outcome,
+    RoundClock,
+    RoundReport,
+    UpdateOutcome,
+    decide_round,
+    from_bitmap,
+    to_bitmap,
+)
+from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
+from consilia.roles.party import Party
+from consilia.roles.progress import Report
+from consilia.roles.state import SealedArtifact
+from consilia.roles.task_log import RoundLog, TaskLog
+from consilia.settings import ServerSettings
+from consilia.values import Address, Digest
+
+OPENERS = 2
+"""Updates opened at the same time. Ciphers and hashes release the interpreter lock; each holds one chunk in memory."""
+
+InitialModel = Callable[[TaskSpec, Path], None]
+"""Writes w_0 of a spec into a file; the same bytes each time."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A registered update after the server has opened it: its weights, or the reason why it is refused."""
+
+    registered: UpdateRegistered
+    weights: Path
+    metrics: LocalMetrics | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What closes a round on the ledger, decided once."""
+
+    included: tuple[int, int]
+    report_root: Digest
+    report_size: int
+    report_digest: Digest
+    model_root: Digest
+    model_size: int
+    model_digest: Digest
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, for `Ledger.close_round`."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def to_json(self) -> str:
+        """As the state keeps it."""
+        values = self.arguments().items()
+        return json.dumps({name: str(value) if isinstance(value, Digest) else value for name, value in values})
+
+    @classmethod
+    def from_json(cls, text: str) -> Closing:
+        """What `to_json` wrote."""
+        raw = json.loads(text)
+        included = raw.pop("included")
+        values = {name: Digest.from_hex(v) if isinstance(v, str) else v for name, v in raw.items()}
+        return cls(included=(included[0], included[1]), **values)
+
+
+def _closing_name(task_id: int, round_index: int) -> str:
+    return f"closing/{task_id}/{round_index}"
+
+
+class Server(Party):
+    """Runs tasks. Whatever it does is decided by the ledger and its state, so it may be killed at any point."""
+
+    def __init__(self, home: Path, settings: ServerSettings, report: Report) -> None:
+        super().__init__(home, settings, report)
+        self._openers = ThreadPoolExecutor(OPENERS)
+
+    def run_task(self, spec: TaskSpec, initial_model: InitialModel) -> TaskLog:
+        """Take a task from publication to the last payment; called again, it goes on where it was.
+
+        Raises:
+            TaskFailedError: too few hospitals enrolled, or a round ended below its quorum.
+        """
+        task_id = self._publish(spec, initial_model)
+        self._enrol(task_id)
+        task = self._task(task_id)
+        if task.started is None:
+            self._start(task)
+        for round_index in range(task.spec.training.rounds):
+            self._run_round(task_id, round_index)
+        self._reward(task_id)
+        return self._task(task_id)
+
+    # Step 0: publish
+
+    def _publish(self, spec: TaskSpec, initial_model: InitialModel) -> int:
+        draft = f"publish/{spec.digest}"
+        models = self.home / "models" / str(spec.digest)[:16]
+        models.mkdir(parents=True, exist_ok=True)
+        first = models / "round-000.safetensors"
+        if not first.exists():
+            initial_model(spec, first)
+        model = spec.model.model_copy(update={"initial_digest": str(file_digest(first))})
+        complete = spec.model_copy(update={"model": model})
+        terms = complete.terms
+        task_id = self.ledger.publish_task(
+            draft,
+            complete.to_bytes(),
+            rounds=complete.training.rounds,
+            quorum=terms.quorum,
+            max_hospitals=terms.max_hospitals,
+            enrol_seconds=terms.enrol_seconds,
+            round_seconds=terms.round_seconds,
+            reward_wei=terms.reward_wei,
+        )
+        self.state.remember(f"models/{task_id}", models.name)
+        self.report("published", task_id=task_id, spec_digest=str(complete.digest), title=spec.title)
+        return task_id
+
+    # Step 1: enrolment and task keys
+
+    def _enrol(self, task_id: int) -> None:
+        for tasks in self.follow():
+            task = tasks[task_id] if task_id in tasks else None
+            if task is None:
+                continue
+            self._refuse_dead(task)
+            terms = task.spec.terms
+            over = time.time() >= task.published.enrol_deadline
+            if task.started or len(task.enrolled) >= terms.max_hospitals:
+                return
+            if over and len(task.enrolled) >= terms.quorum:
+                return
+            if over:
+                self.ledger.abort(f"abort/{task_id}", task_id)
+
+    def _start(self, task: TaskLog) -> None:
+        task_id = task.task_id
+        known = self.state.task_keys(task_id)
+        fresh = {hospital: Identity.generate().secret_bytes for hospital in task.enrolled if hospital not in known}
+        self.state.keep_task_keys(task_id, fresh)  # before the ledger hears of them
+        keys = {h: Identity.from_bytes(secret) for h, secret in self.state.task_keys(task_id).items()}
+        self.ledger.issue_keys(f"keys/{task_id}", task_id, {h: key.recipient for h, key in keys.items()})
+        task = self._task(task_id)
+        key_string = self._seal_keys(task, keys)
+        model, model_digest = self._publish_model(task, 0)
+        self.ledger.start_task(
+            f"start/{task_id}",
+            task_id,
+            key_string_root=key_string.root,
+            key_string_size=key_string.size,
+            model_root=model.root,
+            model_size=model.size,
+            model_digest=model_digest,
+        )
+        self.report("started", task_id=task_id, hospitals=len(keys), key_string_bytes=key_string.size)
+
+    def _seal_keys(self, task: TaskLog, keys: dict[Address, Identity]) -> SealedArtifact:
+        recipients = {self.recipient_of(hospital): key for hospital, key in keys.items()}
+        context = self.contexts(task).key_string()
+        path = self._work(f"keys-{task.task_id}")
+        path.write_bytes(seal_key_string(recipients, context.encode()))
+        name = f"key string/{task.task_id}"
+        artifact = publish_artifact(self.store, self.state, name, path, [*recipients, self.identity.recipient], context)
+        path.unlink()
+        return artifact
+
+    # Steps 2 and 3: rounds
+
+    def _run_round(self, task_id: int, round_index: int) -> None:
+        task = self._task(task_id)
+        self._refuse_dead(task)
+        if len(task.rounds) > round_index and task.rounds[round_index].closed:
+            return
+        began = time.monotonic()
+        closing = self._kept_closing(task_id, round_index)
+        waited = began
+        if closing is None:
+            examined = self._collect(task_id, round_index)
+            waited = time.monotonic()
+            closing = self._aggregate(self._task(task_id), round_index, examined)
+        self.ledger.close_round(f"close/{task_id}/{round_index}", task_id, round_index, **closing.arguments())
+        self.report(
+            "round closed",
+            task_id=task_id,
+            round_index=round_index,
+            included=sum(word.bit_count() for word in closing.included),
+            waited_seconds=round(waited - began, 3),
+            aggregation_seconds=round(time.monotonic() - waited, 3),
+        )
+
+    def _collect(self, task_id: int, round_index: int) -> list[Examined]:
+        """Open updates as they are registered, until the round may be aggregated."""
+        examined: dict[int, Examined] = {}
+        quorum_since: float | None = None
+        for tasks in self.follow():
+            task = tasks.get(task_id)
+            if task is None or len(task.rounds) <= round_index:
+                continue  # the ledger has not yet confirmed that the round is open
+            self._refuse_dead(task)
+            current = task.rounds[round_index]
+            fresh = [update for update in current.updates if update.position not in examined]
+            for result in self._openers.map(lambda update, task=task: self._examine(task, update), fresh):
+                examined[result.registered.position] = result
+            usable = sum(not update.refusal for update in examined.values())
+            if usable >= task.spec.terms.quorum and quorum_since is None:
+                quorum_since = time.time()
+            clock = RoundClock(current.opened.deadline, quorum_since)
+            refused = len(examined) - usable
+            decision = decide_round(task.spec, len(task.enrolled), usable, refused, clock, time.time())
+            if decision is Decision.AGGREGATE:
+                break
+            if decision is Decision.GIVE_UP and time.time() >= current.opened.deadline:
+                self.ledger.abort(f"abort/{task_id}", task_id)
+        return [examined[position] for position in sorted(examined)]
+
+    def _examine(self, task: TaskLog, registered: UpdateRegistered) -> Examined:
+        """Open one update and check its shapes, numbers, norm, context and metrics."""
+        hospital = registered.hospital
+        target = self._work(f"update-{task.task_id}-{registered.round_index}-{hospital}")
+        context = self.contexts(task).update(registered.round_index, hospital)
+        recipients = [task.task_keys[hospital], self.identity.recipient]
+        try:
+            fetch_artifact(self.store, registered.root, self.identity, recipients, context, target)
+            metrics = read_metrics(target, registered)
+            model = self._model_path(task, registered.round_index)
+            norm = check_update(target, model, task.spec.training.max_update_norm)
+        except (VerificationError, StoreError) as error:
+            self.report("update rejected", task_id=task.task_id, hospital=hospital, reason=str(error))
+            return Examined(registered, target, None, str(error))
+        self.report(
+            "update opened",
+            task_id=task.task_id,
+            round_index=registered.round_index,
+            hospital=hospital,
+            bytes=registered.size,
+            norm=round(norm, 4),
+        )
+        return Examined(registered, target, metrics)
+
+    def _aggregate(self, task: TaskLog, round_index: int, examined: list[Examined]) -> Closing:
+        """Average, seal the new model and the round report, and keep on disk what will be registered."""
+        usable = [update for update in examined if not update.refusal]
+        updates = [WeightedUpdate(u.registered.hospital, u.weights, u.registered.num_examples) for u in usable]
+        federated_average(updates, self._model_path(task, round_index + 1))
+        account = report_round(task, round_index, examined)
+        path = self._work(f"report-{task.task_id}-{round_index}")
+        path.write_bytes(account.to_bytes())
+        name = f"report/{task.task_id}/{round_index}/{account.digest}"
+        context = self.contexts(task).round_report(round_index)
+        report = publish_artifact(self.store, self.state, name, path, self.model_recipients(task), context)
+        model, model_digest = self._publish_model(task, round_index + 1)
+        closing = Closing(
+            included=to_bitmap(update.registered.position for update in usable),
+            report_root=report.root,
+            report_size=report.size,
+            report_digest=account.digest,
+            model_root=model.root,
+            model_size=model.size,
+            model_digest=model_digest,
+        )
+        self.state.remember(_closing_name(task.task_id, round_index), closing.to_json())
+        for used in (path, *(update.weights for update in examined)):
+            used.unlink(missing_ok=True)
+        return closing
+
+    def _kept_closing(self, task_id: int, round_index: int) -> Closing | None:
+        """What was decided before a crash; deciding again, with one more update, would register another model."""
+        text = self.state.fact(_closing_name(task_id, round_index))
+        return None if text is None else Closing.from_json(text)
+
+    def _publish_model(self, task: TaskLog, round_index: int) -> tuple[SealedArtifact, Digest]:
+        path = self._model_path(task, round_index)
+        digest = file_digest(path)
+        name = f"model/{task.task_id}/{round_index}/{digest}"
+        context = self.contexts(task).model(round_index)
+        return publish_artifact(self.store, self.state, name, path, self.model_recipients(task), context), digest
+
+    # Step 5: reward
+
+    def _reward(self, task_id: int) -> None:
+        task = self._wait_finished(task_id)
+        samples = samples_included(task)
+        shares = shares_by_samples(samples, task.published.reward_wei)
+        if shares and not task.shares_wei:
+            self.ledger.settle(f"settle/{task_id}", task_id, shares)
+        self.report("settled", task_id=task_id, shares={h: str(wei) for h, wei in shares.items()})
+
+    def _wait_finished(self, task_id: int) -> TaskLog:
+        for tasks in self.follow():
+            if task_id in tasks:
+                self._refuse_dead(tasks[task_id])
+                if tasks[task_id].finished:
+                    return tasks[task_id]
+        raise TaskFailedError("the ledger ended")
+
+    def _refuse_dead(self, task: TaskLog) -> None:
+        """A dead task pays for the rounds that it closed; the rest of its reward goes back to the server."""
+        died = task.died
+        if died is None:
+            return
+        earned_wei = task.published.reward_wei - died.refund_wei
+        shares = shares_by_samples(samples_included(task), earned_wei)
+        if shares and not task.shares_wei:
+            self.ledger.settle(f"settle/{task.task_id}", task.task_id, shares)
+        if died.refund_wei:
+            self.ledger.refund(f"refund/{task.task_id}", task.task_id)
+        self.report("task died", task_id=task.task_id, reason=died.reason, refund_wei=str(died.refund_wei))
+        raise TaskFailedError(
+            f"task {task.task_id} died ({died.reason}) after {died.paid_rounds} paid rounds; "
+            f"{died.refund_wei} wei of its reward went back to the server"
+        )
+
+    def _task(self, task_id: int) -> TaskLog:
+        return next(tasks[task_id] for tasks in self.follow() if task_id in tasks)
+
+    def _model_path(self, task: TaskLog, round_index: int) -> Path:
+        folder = self.state.fact(f"models/{task.task_id}")
+        return self.home / "models" / str(folder) / f"round-{round_index:03d}.safetensors"
+
+    def _work(self, name: str) -> Path:
+        folder = self.home / "work"
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
+
+def read_metrics(weights: Path, registered: UpdateRegistered) -> LocalMetrics:
+    """The metrics inside an update, checked against their digest on the ledger.
+
+    Raises:
+        UpdateRejectedError: they are missing, or not the registered ones.
+    """
+    with TensorFile(weights) as file:
+        data = file.metadata.get(METRICS_KEY, "").encode()
+    if not data:
+        raise UpdateRejectedError(f"expected local metrics under {METRICS_KEY}, found none")
+    metrics = LocalMetrics.from_bytes(data)
+    if metrics.digest != registered.metrics_digest:
+        raise UpdateRejectedError("its local metrics are not those whose digest was registered")
+    return metrics
+
+
+def report_round(task: TaskLog, round_index: int, examined: list[Examined]) -> RoundReport:
+    """Every enrolled hospital's line: included, rejected with the reason, late, or missing."""
+    by_hospital = {update.registered.hospital: update for update in examined}
+    lines = [_line(hospital, by_hospital.get(hospital), task.rounds[round_index]) for hospital in task.enrolled]
+    return RoundReport(task.task_id, round_index, tuple(lines))
+
+
+def _line(hospital: Address, examined: Examined | None, current: RoundLog) -> UpdateOutcome:
+    if examined is None:
+        if (late := current.update_of(hospital)) is None:
+            return UpdateOutcome(hospital, Outcome.MISSING, "registered nothing before the round was aggregated")
+        return UpdateOutcome(hospital, Outcome.LATE, "registered after the round was aggregated", late.position)
+    registered = examined.registered
+    outcome = Outcome.REJECTED if examined.refusal else Outcome.INCLUDED
+    return UpdateOutcome(
+        hospital,
+        outcome,
+        examined.refusal,
+        registered.position,
+        registered.num_examples,
+        registered.size,
+        examined.metrics,
+    )
+
+
+def samples_included(task: TaskLog) -> dict[Address, int]:
+    """How many examples of each hospital entered the averages, over all rounds."""
+    samples: dict[Address, int] = {}
+    for current in task.rounds:
+        included = set(from_bitmap(current.closed.included)) if current.closed else set()
+        for update in current.updates:
+            if update.position in included:
+                samples[update.hospital] = samples.get(update.hospital, 0) + update.num_examples
+    return samples

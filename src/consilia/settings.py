@@ -1,0 +1,190 @@
+"""A party's settings: one TOML file, read once, at the edge. Unknown keys are refused; secrets stand in files of their own."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from consilia.errors import SettingsError
+
+SETTINGS_FILE = "consilia.toml"
+NETWORK_FILE = "network.json"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSection(_Section):
+    """The embedded chain's node, which lives in the hospital's process group. Left out with an external ledger."""
+
+    genesis: Path
+    port: Annotated[int, Field(ge=1, le=65_535)]
+    peers: tuple[str, ...] = ()
+
+
+class LedgerSection(_Section):
+    """Where the ledger answers, and how deep a block must lie before money or secrets follow it."""
+
+    url: str
+    deployment: Path
+    confirmations: Annotated[int, Field(ge=1, le=1000)] = 1
+    """1 on the embedded chain of one machine and on engines with finality; 12 for proof of work between machines."""
+
+
+class StoreSection(_Section):
+    """The folder of sealed artifacts that all parties reach."""
+
+    path: Path
+
+
+class KeysSection(_Section):
+    """The two secret halves, and the file that holds their password."""
+
+    account: Path
+    identity: Path
+    password_file: Path
+
+    def password(self) -> str:
+        """The password: the first line of its file.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
+        try:
+            return self.password_file.read_text().splitlines()[0]
+        except (OSError, IndexError) as error:
+            raise SettingsError(f"keys.password_file: expected a file with the password in its first line; {error}") from error
+
+
+class DataSection(_Section):
+    """The hospital's own training data; `patients` names a file of patient keys, one a line, where it uses only some."""
+
+    path: Path
+    patients: Path | None = None
+
+
+class PolicySection(_Section):
+    """What a hospital takes part in without asking a person. An empty list admits nothing."""
+
+    applications: tuple[str, ...] = ("CT",)
+    purposes: tuple[str, ...] = ("research",)
+    detectors: tuple[str, ...] = ("faster-rcnn", "retinanet")
+    privacy: tuple[Literal["transparent"], ...] = ("transparent",)
+    minimum_quorum: Annotated[int, Field(ge=1)] = 2
+    minimum_reward_wei: Annotated[int, Field(ge=0)] = 0
+
+
+class Network(_Section):
+    """Where the pieces of a consortium lie that runs in one home, as the demo makes it; the audit starts from here."""
+
+    genesis: Path
+    deployment: Path
+    store: Path
+    server: Path
+    hospitals: tuple[Path, ...]
+
+    @classmethod
+    def load(cls, home: Path) -> Network:
+        """Read `network.json` of a home.
+
+        Raises:
+            SettingsError: no such file, or not such a network.
+        """
+        try:
+            network = cls.model_validate_json((home / NETWORK_FILE).read_text())
+        except OSError as error:
+            raise SettingsError(f"expected {NETWORK_FILE} in the home; {error.strerror}") from error
+        except ValidationError as error:
+            raise SettingsError(f"{NETWORK_FILE}: {error}") from error
+        resolved = _resolved(network, home.resolve())
+        return resolved.model_copy(update={"hospitals": tuple(home.resolve() / path for path in network.hospitals)})
+
+    def save(self, home: Path) -> None:
+        """Write `network.json` into a home."""
+        (home / NETWORK_FILE).write_text(self.model_dump_json(indent=1) + "\n")
+
+
+class _FileSettings(BaseSettings):
+    """Values come from the file; an environment variable such as CONSILIA_LEDGER__URL outranks it."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="CONSILIA_", env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+class HospitalSettings(_FileSettings):
+    """All that a hospital's process needs to know."""
+
+    name: str
+    ledger: LedgerSection
+    store: StoreSection
+    keys: KeysSection
+    data: DataSection
+    policy: PolicySection = PolicySection()
+    node: NodeSection | None = None
+
+
+class ServerSettings(_FileSettings):
+    """All that a server's process needs to know."""
+
+    name: str
+    ledger: LedgerSection
+    store: StoreSection
+    keys: KeysSection
+
+
+Settings = TypeVar("Settings", HospitalSettings, ServerSettings)
+
+
+def load(kind: type[Settings], home: Path) -> Settings:
+    """Read `consilia.toml` in a home; its relative paths start at that home.
+
+    Raises:
+        SettingsError: no such file, no TOML, an unknown or missing key, a bad value; each with the key's path.
+    """
+    path = home / SETTINGS_FILE
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"expected settings in {SETTINGS_FILE} of the home; {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{SETTINGS_FILE}: expected TOML; {error}") from error
+    try:
+        settings = kind(**raw)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())) from error
+    return _resolved(settings, home.resolve())
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    return f"{SETTINGS_FILE}: {'.'.join(str(part) for part in location)}: {message}"
+
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def _resolved(section: Section, home: Path) -> Section:
+    changes: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            changes[name] = home / value
+        elif isinstance(value, BaseModel):
+            changes[name] = _resolved(value, home)
+    return section.model_copy(update=changes)
