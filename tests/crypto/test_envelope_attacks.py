@@ -323,8 +323,14 @@ def test_a_chosen_salt_is_refused():
 def test_a_secret_that_is_no_number_of_the_curve_is_refused(number):
     secret = number.to_bytes(32, "big")
     refused_for_everybody(cheat(sigma=secret).envelope(SMALL), "between 1 and the order")
+    out = io.BytesIO()
+    with pytest.raises(EnvelopeError, match="between 1 and the order"):
+        _open_as_recipient(cheat(sigma=secret).envelope(SMALL), out, SMALL_SEALED.root)
+    assert out.getvalue() == b""
     with pytest.raises(EnvelopeError, match="between 1 and the order"):
         key_hash(secret)
+    with pytest.raises(EnvelopeError, match="between 1 and the order"):
+        reseal_root(io.BytesIO(SMALL), secret, RECIPIENTS, CONTEXT)
 
 
 @pytest.mark.parametrize("announced", [0, 99, 101, 1 << 40, 2**64 - 1])

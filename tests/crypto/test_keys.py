@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from eth_account import Account
 from tests.crypto.sealing import HOSPITAL, flipped
 
@@ -126,6 +128,15 @@ def test_every_changed_byte_of_an_identity_file_is_noticed(identity_path):
         identity_path.write_bytes(bad)
         with pytest.raises(KeyFileError):
             load_identity(identity_path, PASSWORD)
+
+
+def test_an_identity_file_that_shows_another_public_key_is_refused(identity_path):
+    data = identity_path.read_bytes()
+    head = data[:39] + Identity.generate().recipient
+    key = Scrypt(data[11:27], 32, 1 << CHEAP.value, 8, 1).derive(PASSWORD.encode())
+    identity_path.write_bytes(head + AESGCM(key).encrypt(data[27:39], HOSPITAL.secret_bytes, head))
+    with pytest.raises(KeyFileError, match="another secret"):
+        load_identity(identity_path, PASSWORD)
 
 
 @pytest.mark.parametrize(("at", "value"), [(8, 21), (8, 63), (8, 0), (9, 255), (10, 200)])

@@ -178,6 +178,15 @@ def test_what_is_there_is_left_alone(store, home, source):
     assert_clean(home)
 
 
+def test_who_comes_second_in_a_race_does_not_replace_the_first(store, home, source, monkeypatch):
+    store.put(SEALED.root, source)
+    before = object_path(home, SEALED.root).stat().st_ino
+    monkeypatch.setattr(DirectoryStore, "has", lambda *_: False)
+    store.put(SEALED.root, source)
+    assert object_path(home, SEALED.root).stat().st_ino == before
+    assert_clean(home)
+
+
 def test_writers_in_many_threads_agree_on_one_object(home, source, monkeypatch):
     # All of them find nothing there at first: the race is decided by the link alone.
     writers = 8
