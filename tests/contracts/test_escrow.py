@@ -1,4 +1,4 @@
-"""Other people's money: nobody is paid twice, and what is owed is there, whatever is called in whatever order."""
+"""Other people's money: nobody is paid twice, and what is owed is there, whatever is called in what order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEAL = 7
 
 @dataclass
 class Escrow:
-    """An escrow whose controller is an account, so that a test can say what a training contract never would."""
+    """An escrow whose controller is an account, so that a test can say what no training contract would."""
 
     contract: Any
     controller: str
@@ -213,9 +213,8 @@ def claim(deal_id: uint256):
 @payable
 def __default__():
     self.calls += 1
-    success: bool = raw_call(
-        ESCROW.address, abi_encode(convert(7, uint256), method_id=method_id("claim(uint256)")), revert_on_failure=False
-    )
+    again: Bytes[36] = abi_encode(convert(7, uint256), method_id=method_id("claim(uint256)"))
+    success: bool = raw_call(ESCROW.address, again, revert_on_failure=False)
     assert not success, "paid twice"
 """
 ANYBODY = """

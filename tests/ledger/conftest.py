@@ -35,7 +35,7 @@ FAR_FUTURE = 2**40
 
 
 def unavailable(reason: str) -> None:
-    """Skip, loudly; in CI a missing engine is a failure, for it would silently leave half of the promise untested."""
+    """Skip, loudly; in CI a missing engine is a failure: half of the promise would go untested."""
     if os.environ.get("CI"):
         pytest.fail(f"CI must test against anvil: {reason}")
     pytest.skip(f"NOT TESTED AGAINST ANVIL: {reason}")
@@ -53,7 +53,7 @@ def anvil_binary() -> Path:
     npm = shutil.which("npm")
     if npm is None:
         unavailable("npm is missing: apt install npm")
-    # The binary is inside the platform package. The install scripts would download it: not wanted, not needed.
+    # The binary is inside the platform package. The install scripts would download it: not needed.
     command = [
         npm,
         "install",
@@ -121,7 +121,7 @@ class Consortium:
     founders: list[Founder]
 
     def ledger(self, account: LocalAccount | None = None, **options: object) -> Ledger:
-        """A new client for an account; two of them share the account's outbox, as a restarted process would."""
+        """A new client for an account; a second one shares the outbox, as a restarted process would."""
         outbox = None if account is None else Outbox(self.home / f"{account.address}.sqlite")
         return Ledger(
             self.url, self.deployment, account=account, outbox=outbox, provider=self.provider, **options

@@ -21,7 +21,7 @@ LONGEST_WAIT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class BlockInfo:
-    """A block's header, as far as Consilia needs it; `timestamp` in Unix seconds, `transactions` are their hashes."""
+    """What Consilia needs of a block; `timestamp` in Unix seconds, `transactions` are their hashes."""
 
     number: int
     hash: Digest
@@ -32,7 +32,7 @@ class BlockInfo:
 
 
 class Chain:
-    """One node's view of the chain. A block is confirmed when it is the `confirmations`-th from the head or deeper."""
+    """One node's view of the chain; confirmed is the `confirmations`-th block from the head, and all before."""
 
     def __init__(self, rpc: Rpc, confirmations: int) -> None:
         if confirmations < 1:

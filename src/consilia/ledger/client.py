@@ -1,4 +1,4 @@
-"""The ledger for a member: every step of the training protocol as a typed call, every event as a typed value."""
+"""The ledger for a member: each step of the training protocol is a typed call, each event a typed value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ __all__ = [
 MAX_BATCH = 64
 """Entries of one batch of task keys or shares (contracts/training.vy)."""
 
-# Gas limits, measured with tests/contracts/test_gas.py and doubled: unused gas costs nothing, too little costs all.
+# Gas limits: about twice what tests/ledger/test_client_gas.py measures (docs/contracts.md, section 5). Unused
+# gas costs nothing, too little costs all, and asking a node for an estimate costs a run of the call.
 PUBLISH_GAS, SPEC_BYTE_GAS = 700_000, 60
 ENROL_GAS = 250_000
 ISSUE_GAS, KEY_GAS = 200_000, 70_000
@@ -53,9 +54,9 @@ PAY_GAS = 250_000
 class Ledger:
     """A consortium's contracts, through one node; with an account and an outbox also for writing.
 
-    Each write takes a `key`, the caller's name for its decision, such as "enrol/7". Called again under the same
-    key, after a crash or an error, it finishes the same transaction; two keys are two transactions. A write
-    returns once its block is confirmed. What it raises is told at `sender.Sender.send`.
+    Each write takes a `key`, the caller's name for its decision, such as "enrol/7". Called again under the
+    same key, after a crash or an error, it finishes the same transaction; two keys are two transactions. A
+    write returns once its block is confirmed. What it raises is told at `sender.Sender.send`.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Ledger:
         raise LedgerError(f"{key}: expected TaskPublished in its receipt, found none: wrong deployment file?")
 
     def issue_keys(self, key: str, task_id: int, keys: Mapping[Address, bytes]) -> Receipt:
-        """Step 1: register public task keys (32 bytes, X25519), in batches; returns the last batch's receipt."""
+        """Step 1: register public task keys (32 bytes, X25519), in batches; the last batch's receipt."""
         return self._write_batches(key, "issue_keys", task_id, keys, ISSUE_GAS, KEY_GAS)
 
     def start_task(
@@ -140,14 +141,18 @@ class Ledger:
         model_size: int,
         model_digest: Digest,
     ) -> Receipt:
-        """Step 3: register the new global model; `included` has bit p % 256 of word p // 256 set for position p."""
+        """Step 3: register the new global model.
+
+        Args:
+            included: two words; bit p % 256 of word p // 256 is set if the update at position p is in.
+        """
         report = (report_root, report_size, report_digest)
         model = (model_root, model_size, model_digest)
         arguments = (task_id, round_index, included, *report, *model)
         return self._write(key, "training", "close_round", arguments, CLOSE_GAS).receipt
 
     def settle(self, key: str, task_id: int, shares: Mapping[Address, int]) -> Receipt:
-        """Step 5: divide what was earned, in wei, in batches; returns the last batch's receipt."""
+        """Step 5: divide what was earned, in wei, in batches; the last batch's receipt."""
         return self._write_batches(key, "settle", task_id, shares, SETTLE_GAS, SHARE_GAS)
 
     def refund(self, key: str, task_id: int) -> Receipt:
@@ -204,7 +209,7 @@ class Ledger:
     def events(
         self, from_block: int = 0, to_block: int | None = None, task_id: int | None = None
     ) -> list[Event]:
-        """The confirmed events of these blocks, both ends included, in their order; of one task if it is given."""
+        """The confirmed events of these blocks, both ends included, in their order; or those of one task."""
         confirmed = self._chain.confirmed().number
         last = confirmed if to_block is None else min(to_block, confirmed)
         names = {
@@ -223,7 +228,7 @@ class Ledger:
         return sorted(events, key=lambda event: (event.block_number, event.log_index))
 
     def wait(self, after_block: int, timeout_seconds: float) -> int:
-        """Wait for a confirmed block later than `after_block`; returns the newest confirmed number in any case."""
+        """Wait for a confirmed block later than `after_block`; gives the newest confirmed number."""
         return self._chain.wait(after_block, timeout_seconds)
 
     def confirmed_block(self) -> BlockInfo:

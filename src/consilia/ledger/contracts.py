@@ -140,7 +140,7 @@ def _with_checksums(kind: str, value: Any) -> Any:
 
 @cache
 def contract_abi(name: str) -> ContractAbi:
-    """A contract by the name of its source, such as "training"; from the committed artifact, no compiler needed."""
+    """A contract by the name of its source, such as "training"; from its artifact, no compiler needed."""
     artifact = files("consilia.contracts").joinpath("artifacts", f"{name}.json")
     return ContractAbi(json.loads(artifact.read_text()))
 

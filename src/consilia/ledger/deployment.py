@@ -1,4 +1,4 @@
-"""Deploying a consortium's contracts: the founders sign their records, one account puts everything on the chain."""
+"""Deploying a consortium's contracts: the founders sign their records, one account puts them on the chain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
 REGISTRY_GAS, FOUNDER_GAS = 3_000_000, 300_000
-"""Code and storage of the registry, and of each founder: 7 words, a place in the list, an event, a signature."""
+"""The registry's code, and what each founder adds: 7 words, a place in the list, an event, a signature."""
 ESCROW_GAS, TRAINING_GAS = 2_000_000, 5_000_000
 
 FOUNDER_TYPE = [
@@ -40,8 +40,8 @@ FOUNDER_TYPE = [
 class Founder:
     """A founding member as the registry lists it; the fields are in the contract's order.
 
-    `recipient_key` is the X25519 public key (32 bytes), `certificate_digest` the SHA-256 of its legal certificate,
-    `valid_from` and `valid_to` are Unix seconds, `signature` is `sign_founder`'s.
+    `recipient_key` is the X25519 public key (32 bytes), `certificate_digest` the SHA-256 of its legal
+    certificate, `valid_from` and `valid_to` are Unix seconds, `signature` is `sign_founder`'s.
     """
 
     account: Address
@@ -70,11 +70,11 @@ def sign_founder(
     chain_id: int,
     registry: Address,
 ) -> bytes:
-    """A founder's consent to its own record, and the proof that it holds its account: 65 bytes (r, s, v), EIP-712.
+    """A founder's consent to its record and proof that it holds its account: EIP-712, 65 bytes (r, s, v).
 
     Args:
-        registry: where the registry will be, `contract_address(deployer, 0)` for a fresh deployer. The signature
-            is worth nothing on any other contract or chain.
+        registry: where the registry will be, `contract_address(deployer, 0)` for a fresh deployer. The
+            signature is worth nothing on any other contract or chain.
     """
     founder = Founder(
         str(account.address), recipient_key, role, certificate_digest, valid_from, valid_to, signature=b""
@@ -90,7 +90,7 @@ def deploy(
     *,
     provider: Provider | None = None,
 ) -> Deployment:
-    """Deploy registry, escrow and training; called again after a crash, it goes on with the same three transactions.
+    """Deploy registry, escrow and training; called again after a crash, it goes on where it was.
 
     Raises:
         InputError: a founder's signature is for another registry address than this account will make.
@@ -136,13 +136,13 @@ def _consent(founder: Founder, chain_id: int, registry: Address) -> SignableMess
 
 
 def _check_signatures(founders: Sequence[Founder], chain_id: int, registry: Address) -> None:
-    # The contract checks too, but can only say that a signature is wrong, not that it was made for another place.
+    # The contract checks too, but cannot say that a signature was made for another place.
     from eth_account import Account
 
     for founder in founders:
         message = _consent(founder, chain_id, registry)
         if Account.recover_message(message, signature=founder.signature) != founder.account:
             raise InputError(
-                f"founder {founder.account}: expected its signature over its record for the registry {registry} on "
-                f"chain {chain_id}; let it sign again for that address"
+                f"founder {founder.account}: expected its signature over its record for the registry "
+                f"{registry} on chain {chain_id}; let it sign again for that address"
             )

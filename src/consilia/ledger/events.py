@@ -91,7 +91,10 @@ class TaskStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundOpened(Event):
-    """Step 2: updates on this model are taken until `deadline` (Unix seconds); `model_digest` is of its plaintext."""
+    """Step 2: updates on this model are taken until `deadline` (Unix seconds).
+
+    `model_root` names its envelope, `model_digest` its plaintext.
+    """
 
     task_id: int
     round_index: int
@@ -276,10 +279,10 @@ KEPT_BLOCKS = 64
 
 
 class EventLog:
-    """All confirmed events of a consortium, or of one task, in their order. Each `refresh` brings it up to date.
+    """All confirmed events of a consortium, or of one task, in their order; `refresh` brings it up to date.
 
-    Under proof of work a confirmed block can still lose. The log remembers the hashes of the heads that it saw;
-    where the chain has another block now, it rolls back to the last head that is still there and reads on.
+    Under proof of work a confirmed block can still lose. The log remembers the hashes of the heads that it
+    saw; where the chain has another block now, it rolls back to the last head that is still there.
     """
 
     def __init__(self, ledger: Ledger, task_id: int | None = None) -> None:
@@ -296,7 +299,7 @@ class EventLog:
         return self._heads[-1][0] if self._heads else -1
 
     def refresh(self) -> list[Event]:
-        """All events up to the newest confirmed block. Reads the new blocks only; twice in a row changes nothing."""
+        """All events up to the newest confirmed block; only new blocks are read."""
         while not self._read_on():
             pass  # a re-org came between the questions: ask again
         return list(self._events)

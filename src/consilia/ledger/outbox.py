@@ -1,7 +1,7 @@
 """The outbox: every transaction is signed and on disk, under a key that its caller chose, before it is sent.
 
-A process that dies between deciding and knowing what came of it asks again under the same key and gets the same
-signed bytes. Two transactions for one decision cannot exist: the key is unique, and so is the nonce.
+A process that dies between deciding and knowing what came of it asks again under the same key and gets the
+same signed bytes. Two transactions for one decision cannot exist: the key is unique, and so is the nonce.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Outbox:
         )
 
     def next_nonce(self, chain_id: int, sender: Address, chain_nonce: int) -> int:
-        """The nonce that the next transaction gets; `chain_nonce` is the first that the chain has not seen."""
+        """The nonce of the next transaction; `chain_nonce` is the first that the chain has not seen."""
         with self._lock:
             row = self._database.execute(
                 "SELECT max(nonce) FROM outbox WHERE chain_id = ? AND sender = ?", (chain_id, sender)

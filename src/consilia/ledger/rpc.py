@@ -1,4 +1,4 @@
-"""JSON-RPC over any web3.py provider: one method call, its result, and whose fault it is when there is none."""
+"""JSON-RPC over any web3.py provider: one call, its result, and whose fault it is when there is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METHOD_NOT_FOUND = -32601
 
 
 class Provider(Protocol):
-    """What is needed of a web3.py provider; its middleware and formatters are left out, they cost more than the call."""
+    """What is needed of a web3.py provider: its middleware and formatters would cost more than the call."""
 
     def make_request(self, method: Any, params: Any) -> Any:
         """The reply to one request, with either `result` or `error`."""
@@ -57,8 +57,8 @@ class Rpc:
         try:
             return self._provider.make_request(method, list(params))
         except (OSError, ValueError):
-            # A node that restarts drops the connections it kept open. Every request here may be repeated: reads
-            # change nothing, and the same signed bytes are the same transaction.
+            # A node that restarts drops the connections it kept open. Every request here may be repeated:
+            # reads change nothing, and the same signed bytes are the same transaction.
             time.sleep(RETRY_PAUSE_SECONDS)
         try:
             return self._provider.make_request(method, list(params))

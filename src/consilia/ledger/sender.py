@@ -1,4 +1,4 @@
-"""Sends an account's transactions: sign, keep, send, wait until confirmed; the same key is the same transaction."""
+"""Sends an account's transactions: sign, keep, send, wait until confirmed; one key is one transaction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEE_SECONDS = 30.0
 """How long a base fee that was looked up is good for."""
 
 RESEND_SECONDS = 5.0
-"""A node may forget a waiting transaction (restart, full pool, re-org); after this time it gets the bytes again."""
+"""A node may forget a waiting transaction (restart, full pool, re-org): then it gets the bytes again."""
 
 INCLUSION_SECONDS = 300.0
 """How long to wait for confirmation before telling the caller. The transaction stays in the outbox."""
@@ -35,7 +35,7 @@ INCLUSION_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Call:
-    """What a transaction does. `to` is None when it deploys a contract; `gas` is the limit, unused gas costs nothing."""
+    """What a transaction does. `to` is None when it deploys a contract; `gas` is the limit."""
 
     to: Address | None
     data: bytes
@@ -100,7 +100,7 @@ class Sender:
         return self._outbox.next_nonce(self._chain_id, self.address, self._first_nonce())
 
     def send(self, key: str, call: Call) -> Included:
-        """Bring one call onto the chain, once per key however often this is called, and wait until it is confirmed.
+        """Bring one call onto the chain, once per key however often this is called, and confirmed.
 
         Raises:
             TransactionRevertedError: the contract refused. Nothing happened, so the key is free again.
@@ -154,7 +154,7 @@ class Sender:
         return self._chain_nonce
 
     def _broadcast(self, entry: OutboxEntry, fresh: bool = False) -> None:
-        """Send the bytes, and before them whatever earlier ones the chain still lacks: nonces leave no gaps."""
+        """Send the bytes, and before them the earlier ones that the chain lacks: nonces leave no gaps."""
         mined = quantity(self._rpc.call("eth_getTransactionCount", self.address, "latest"))
         if mined > entry.nonce and self._included(entry.signed.transaction_hash) is None:
             self._forget_replaced(entry)
@@ -178,8 +178,8 @@ class Sender:
         self._outbox.discard(self._chain_id, self.address, entry.key)
         self._chain_nonce = None
         raise LedgerError(
-            f"another transaction of {self.address} took the nonce {entry.nonce} of {entry.key!r}: use this account "
-            "in one program only; calling again makes a new transaction"
+            f"another transaction of {self.address} took the nonce {entry.nonce} of {entry.key!r}: use this "
+            "account in one program only; calling again makes a new transaction"
         )
 
     def _confirmed(self, entry: OutboxEntry, call: Call) -> Included:
@@ -203,8 +203,9 @@ class Sender:
     def _late(self, entry: OutboxEntry, found: dict[str, Any] | None) -> str:
         state = "is in no block" if found is None else f"is not yet {self._chain.confirmations} blocks deep"
         return (
-            f"{entry.key!r} (0x{entry.signed.transaction_hash.hex()}) {state} after {self._timeout_seconds:g} s "
-            f"at {self._rpc.url}: see that the chain makes blocks; the same call later goes on with these bytes"
+            f"{entry.key!r} (0x{entry.signed.transaction_hash.hex()}) {state} after "
+            f"{self._timeout_seconds:g} s at {self._rpc.url}: see that the chain makes blocks; the same call "
+            "later goes on with these bytes"
         )
 
     def _included(self, transaction_hash: Digest) -> dict[str, Any] | None:
@@ -217,14 +218,14 @@ class Sender:
         )
         if quantity(found["status"]) != 1:
             reason = self._reason(call, receipt)
-            # It did nothing and its nonce is spent, so a second transaction for this decision is no double one.
+            # It did nothing and its nonce is spent: another transaction for this decision is no double one.
             self._outbox.discard(self._chain_id, self.address, entry.key)
             self._chain_nonce = max(self._first_nonce(), entry.nonce + 1)
             raise TransactionRevertedError(f"{entry.key}: {reason or 'reverted without a reason'}", reason)
         return Included(receipt, tuple(found["logs"]), found.get("contractAddress"))
 
     def _reason(self, call: Call, receipt: Receipt) -> str:
-        """Replay the call on the state after its block, then on the state before it, until it reverts again."""
+        """Replay the call on the state after its block, then on the one before, until it reverts again."""
         if receipt.gas_used >= call.gas:
             return "out of gas"
         request = {"from": self.address, "data": "0x" + call.data.hex(), "value": hex(call.value_wei)}

@@ -46,7 +46,7 @@ class Member:
 
 @dataclass(frozen=True)
 class TaskState:
-    """A task in training.vy. `deadline` (Unix seconds) ends the enrolment, the open round, or the server's settlement."""
+    """A task in training.vy; `deadline` (Unix seconds) ends enrolment, the open round, or settlement."""
 
     server: Address
     phase: Phase
