@@ -1,4 +1,4 @@
-"""A party's settings: one TOML file, read once, at the edge. Unknown keys are refused; secrets stand in files of their own."""
+"""A party's settings: one TOML file, read once, at the edge. Unknown keys are refused; secrets have their own files."""
 
 from __future__ import annotations
 
@@ -58,11 +58,13 @@ class KeysSection(_Section):
         try:
             return self.password_file.read_text().splitlines()[0]
         except (OSError, IndexError) as error:
-            raise SettingsError(f"keys.password_file: expected a file with the password in its first line; {error}") from error
+            raise SettingsError(
+                f"keys.password_file: expected a file with the password in its first line; {error}"
+            ) from error
 
 
 class DataSection(_Section):
-    """The hospital's own training data; `patients` names a file of patient keys, one a line, where it uses only some."""
+    """The hospital's own training data; `patients` names a file of patient keys, one a line, if it uses only some."""
 
     path: Path
     patients: Path | None = None
@@ -102,7 +104,9 @@ class Network(_Section):
         except ValidationError as error:
             raise SettingsError(f"{NETWORK_FILE}: {error}") from error
         resolved = _resolved(network, home.resolve())
-        return resolved.model_copy(update={"hospitals": tuple(home.resolve() / path for path in network.hospitals)})
+        return resolved.model_copy(
+            update={"hospitals": tuple(home.resolve() / path for path in network.hospitals)}
+        )
 
     def save(self, home: Path) -> None:
         """Write `network.json` into a home."""
@@ -113,7 +117,11 @@ class _FileSettings(BaseSettings):
     """Values come from the file; an environment variable such as CONSILIA_LEDGER__URL outranks it."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="CONSILIA_", env_nested_delimiter="__", nested_model_default_partial_update=True
+        extra="forbid",
+        frozen=True,
+        env_prefix="CONSILIA_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
 
     @classmethod
@@ -168,7 +176,9 @@ def load(kind: type[Settings], home: Path) -> Settings:
     try:
         settings = kind(**raw)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())) from error
+        raise SettingsError(
+            "\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())
+        ) from error
     return _resolved(settings, home.resolve())
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 Address: TypeAlias = str
 """A ledger account as an EIP-55 checksummed hex string."""
 
-Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 
 
 class Digest(bytes):
@@ -70,7 +70,7 @@ class ArtifactContext:
     schema_version: int = 1
 
     def encode(self) -> bytes:
-        """The canonical bytes: a domain label, then fixed-width big-endian fields (docs/formats/envelope.md)."""
+        """The canonical bytes: a label, then fixed-width big-endian fields (docs/formats/envelope.md)."""
         return b"".join(
             (
                 b"consilia/context/v1",
@@ -94,6 +94,6 @@ def _address_bytes(address: Address) -> bytes:
 
 
 def canonical_json(value: Json) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN. Equal values give equal digests."""
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN; equal values, equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()

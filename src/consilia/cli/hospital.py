@@ -13,7 +13,9 @@ import typer
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
+    from consilia.protocols.task_spec import TaskSpec
     from consilia.roles.hospital import TrainerFactory
+    from consilia.settings import HospitalSettings
 
 app = typer.Typer(help="Take part in the consortium as a hospital.", no_args_is_help=True)
 
@@ -48,19 +50,23 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
         # the node starts up while this process imports what it needs
         from consilia.roles.hospital import Hospital
 
-        if new_trainer is None:
-            from consilia.roles.local_training import DetectorTrainer
-
-            def new_trainer(spec, seed):  # type: ignore[no-untyped-def]
-                return DetectorTrainer(spec, settings.data, seed, report)
-
+        make_trainer = new_trainer or _detector_trainers(settings, report)
         if node is not None:
             node.wait_ready()
             report("node ready")
             _await_deployment(settings.ledger.deployment, report)
-        hospital = Hospital(home, settings, report, new_trainer)
+        hospital = Hospital(home, settings, report, make_trainer)
         report("ready", account=hospital.address)
         hospital.run()
+
+
+def _detector_trainers(settings: HospitalSettings, report: Output) -> TrainerFactory:
+    from consilia.roles.local_training import DetectorTrainer
+
+    def make(spec: TaskSpec, seed: int) -> DetectorTrainer:
+        return DetectorTrainer(spec, settings.data, seed, report)
+
+    return make
 
 
 def _await_deployment(path: Path, report: Output) -> None:
@@ -74,7 +80,7 @@ def _await_deployment(path: Path, report: Output) -> None:
 def _account_address(keyfile: Path) -> str:
     import json
 
-    from eth_utils import to_checksum_address
+    from eth_utils.address import to_checksum_address
 
     return str(to_checksum_address(json.loads(keyfile.read_text())["address"]))
 

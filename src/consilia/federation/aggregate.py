@@ -72,5 +72,7 @@ def check_update(weights: Path, global_model: Path, max_norm: float) -> float:
         raise UpdateRejectedError(f"not the weights of this task's model: {error}") from error
     norm = float(np.sqrt(square))
     if not norm <= max_norm:
-        raise UpdateRejectedError(f"its change has norm {norm:.6g}, beyond the task's bound of {max_norm:.6g}")
+        raise UpdateRejectedError(
+            f"its change has norm {norm:.6g}, beyond the task's bound of {max_norm:.6g}"
+        )
     return norm

@@ -52,7 +52,9 @@ class TensorFile:
     def __enter__(self) -> TensorFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self._map.close()
 
     @property
@@ -151,5 +153,7 @@ def _parse_entry(name: str, entry: object, begin: int) -> TensorInfo:
     for n in shape:  # Python integers: no overflow for a hostile shape to hide in
         size *= n
     if entry["data_offsets"] != [begin, begin + size]:
-        raise WeightsError(f"{name}: expected its bytes at {[begin, begin + size]}, got {entry['data_offsets']}")
+        raise WeightsError(
+            f"{name}: expected its bytes at {[begin, begin + size]}, got {entry['data_offsets']}"
+        )
     return TensorInfo(tuple(shape), begin, begin + size)

@@ -55,8 +55,12 @@ def admit(spec: TaskSpec, policy: Policy) -> None:
         if value not in admitted
     ]
     if spec.terms.quorum < policy.minimum_quorum:
-        objections.append(f"terms.quorum is {spec.terms.quorum}, the policy wants at least {policy.minimum_quorum}")
+        objections.append(
+            f"terms.quorum is {spec.terms.quorum}, the policy wants at least {policy.minimum_quorum}"
+        )
     if spec.terms.reward_wei < policy.minimum_reward_wei:
-        objections.append(f"terms.reward_wei is {spec.terms.reward_wei}, the policy wants {policy.minimum_reward_wei}")
+        objections.append(
+            f"terms.reward_wei is {spec.terms.reward_wei}, the policy wants {policy.minimum_reward_wei}"
+        )
     if objections:
         raise PolicyError("; ".join(objections))

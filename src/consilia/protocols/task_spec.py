@@ -1,4 +1,4 @@
-"""TaskSpec: what a server publishes (step 0 of docs/protocols/training.md), read from TOML and canonical on the ledger."""
+"""TaskSpec: what a server publishes (docs/protocols/training.md, step 0); TOML for people, canonical on the ledger."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ class TaskSpec(_Section):
         """
         data = canonical_json(self.model_dump(mode="json"))
         if len(data) > MAX_SPEC_BYTES:
-            raise SpecError(f"a TaskSpec has at most {MAX_SPEC_BYTES} bytes, this one {len(data)}: shorten its texts")
+            raise SpecError(
+                f"a TaskSpec has at most {MAX_SPEC_BYTES} bytes, this one {len(data)}: shorten its texts"
+            )
         return data
 
     @property
@@ -134,7 +136,9 @@ def parse_bytes(data: bytes) -> TaskSpec:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"expected a TaskSpec as canonical JSON; {error}") from error
     if spec.to_bytes() != data:
-        raise SpecError("the TaskSpec on the ledger is not in canonical form, so its digest proves nothing; refuse it")
+        raise SpecError(
+            "the TaskSpec on the ledger is not in canonical form, so its digest proves nothing; refuse it"
+        )
     return spec
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -152,7 +152,9 @@ class RoundClock:
     quorum_since: float | None
 
 
-def decide_round(spec: TaskSpec, enrolled: int, usable: int, refused: int, clock: RoundClock, now: float) -> Decision:
+def decide_round(
+    spec: TaskSpec, enrolled: int, usable: int, refused: int, clock: RoundClock, now: float
+) -> Decision:
     """Step 3: aggregate when everybody is in, when the grace after the quorum is over, or at the deadline.
 
     Args:
@@ -180,13 +182,16 @@ def from_bitmap(words: Sequence[int]) -> tuple[int, ...]:
     return tuple(256 * w + bit for w, word in enumerate(words) for bit in range(256) if word >> bit & 1)
 
 
+Message = TypeVar("Message", LocalMetrics, RoundReport)
+
+
 def _plain(value: object) -> Any:
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
-def _parsed(kind: Any, data: bytes, what: str) -> Any:
+def _parsed(kind: type[Message], data: bytes, what: str) -> Message:
     try:
-        value = TypeAdapter(kind).validate_python(json.loads(data), extra="forbid")
+        value: Message = TypeAdapter(kind).validate_python(json.loads(data), extra="forbid")
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise VerificationError(f"expected {what} as canonical JSON; {error}") from error
     if value.to_bytes() != data:

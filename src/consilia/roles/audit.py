@@ -61,7 +61,9 @@ def audit(home: Path, report: Report) -> AuditResult:
         events = ledger.events()
         members = {member.account: member.recipient_key for member in ledger.members()}
         escrow_wei = ledger.balance_wei(deployment.escrow)
-        block_seconds = {number: ledger.block(number).timestamp for number in {e.block_number for e in events}}
+        block_seconds = {
+            number: ledger.block(number).timestamp for number in {e.block_number for e in events}
+        }
     result = AuditResult(chain, fold(events), deployment, block_seconds)
     check_escrow(events, escrow_wei)
     report("money conserved", escrow_wei=str(escrow_wei))
@@ -105,7 +107,9 @@ def check_escrow(events: list[Event], escrow_wei: int) -> None:
         AuditError: the sums differ.
     """
     paid_in = sum(event.amount_wei for event in events if isinstance(event, Funded))
-    paid_out = sum(event.amount_wei for event in events if isinstance(event, Claimed | Refunded | UnclaimedWithdrawn))
+    paid_out = sum(
+        event.amount_wei for event in events if isinstance(event, Claimed | Refunded | UnclaimedWithdrawn)
+    )
     if paid_in - paid_out != escrow_wei:
         raise AuditError(
             f"the escrow took in {paid_in} wei and paid out {paid_out}, so {paid_in - paid_out} should be left; "
@@ -120,7 +124,9 @@ def registered_objects(task: TaskLog) -> list[tuple[str, Digest, int]]:
         objects.append(("the key string", task.started.key_string_root, task.started.key_string_size))
     for current in task.rounds:
         index = current.opened.round_index
-        objects.append((f"the model that opens round {index}", current.opened.model_root, current.opened.model_size))
+        objects.append(
+            (f"the model that opens round {index}", current.opened.model_root, current.opened.model_size)
+        )
         for update in current.updates:
             objects.append((f"the update of {update.hospital} in round {index}", update.root, update.size))
         if (closed := current.closed) is not None:
@@ -148,7 +154,9 @@ def check_objects(store: DirectoryStore, task: TaskLog, work: Path) -> int:
         actual = copy.stat().st_size
         copy.unlink()
         if actual != size:
-            raise AuditError(f"task {task.task_id}, {what}: object {root} has {actual} bytes, registered were {size}")
+            raise AuditError(
+                f"task {task.task_id}, {what}: object {root} has {actual} bytes, registered were {size}"
+            )
     return len(seen)
 
 
@@ -182,7 +190,9 @@ class Examiner:
         """
         task = self._task
         if task.rounds and str(task.rounds[0].opened.model_digest) != task.spec.model.initial_digest:
-            raise AuditError(f"task {task.task_id}: round 0 did not open with the initial model that its spec names")
+            raise AuditError(
+                f"task {task.task_id}: round 0 did not open with the initial model that its spec names"
+            )
         for current in task.rounds:
             if current.closed is None:
                 continue
@@ -193,7 +203,12 @@ class Examiner:
             except (VerificationError, StoreError) as error:
                 raise AuditError(f"task {task.task_id}, round {index}: {error}") from error
             result.models_rederived += 1
-            report("model derived again", task_id=task.task_id, round_index=index, digest=str(current.closed.model_digest))
+            report(
+                "model derived again",
+                task_id=task.task_id,
+                round_index=index,
+                digest=str(current.closed.model_digest),
+            )
         self._check_copies()
 
     def _open_report(self, current: RoundLog) -> RoundReport:
@@ -228,9 +243,14 @@ class Examiner:
         federated_average(updates, derived)
         context = self._contexts.model(index + 1)
         published = self._open(closed.model_root, self._model_recipients(), context, "model")
-        for what, path in (("the model derived from the updates", derived), ("the model in the store", published)):
+        for what, path in (
+            ("the model derived from the updates", derived),
+            ("the model in the store", published),
+        ):
             if file_digest(path) != closed.model_digest:
-                raise AuditError(f"{what} has digest {file_digest(path)}, registered was {closed.model_digest}")
+                raise AuditError(
+                    f"{what} has digest {file_digest(path)}, registered was {closed.model_digest}"
+                )
         for path in (derived, published, *(update.weights for update in updates)):
             path.unlink()
 
@@ -247,12 +267,16 @@ class Examiner:
             and str(file_digest(first)) == task.spec.model.initial_digest
         ]
         if task.rounds and not folders:
-            raise AuditError(f"task {task.task_id}: the server's copy of the initial model is missing or changed")
+            raise AuditError(
+                f"task {task.task_id}: the server's copy of the initial model is missing or changed"
+            )
         for folder in folders:
             for index, digest in digests.items():
                 path = folder / f"round-{index:03d}.safetensors"
                 if path.exists() and file_digest(path) != digest:
-                    raise AuditError(f"the server's copy {folder.name}/{path.name} is not the model that was registered")
+                    raise AuditError(
+                        f"the server's copy {folder.name}/{path.name} is not the model that was registered"
+                    )
 
     def _open(self, root: Digest, recipients: list[bytes], context: ArtifactContext, name: str) -> Path:
         target = self._work / name

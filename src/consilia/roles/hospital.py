@@ -1,4 +1,4 @@
-"""A hospital: enrols where its policy admits, trains on its own data, hands in sealed updates, claims what it is paid."""
+"""A hospital: enrols where its policy admits, trains on its own data, hands in sealed updates, claims its pay."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class Hospital(Party):
 
     settings: HospitalSettings
 
-    def __init__(self, home: Path, settings: HospitalSettings, report: Report, new_trainer: TrainerFactory) -> None:
+    def __init__(
+        self, home: Path, settings: HospitalSettings, report: Report, new_trainer: TrainerFactory
+    ) -> None:
         super().__init__(home, settings, report)
         self.settings = settings
         self._new_trainer = new_trainer
@@ -102,7 +104,9 @@ class Hospital(Party):
             key = open_key_string(path.read_bytes(), self.identity, context.encode())
             path.unlink()
             if key.recipient != task.task_keys[self.address]:
-                raise VerificationError("the task key in the key string is not the one registered for this hospital")
+                raise VerificationError(
+                    "the task key in the key string is not the one registered for this hospital"
+                )
             self._task_keys[task.task_id] = key
         return self._task_keys[task.task_id]
 
@@ -183,7 +187,9 @@ class Hospital(Party):
         recipients = self.model_recipients(task)
         fetch_artifact(self.store, opened.model_root, self._task_key(task), recipients, context, path)
         if file_digest(path) != opened.model_digest:
-            raise VerificationError("the global model in the store is not the one whose digest opened the round")
+            raise VerificationError(
+                "the global model in the store is not the one whose digest opened the round"
+            )
         if opened.round_index == 0 and str(opened.model_digest) != task.spec.model.initial_digest:
             raise VerificationError("the first global model is not the initial model that the TaskSpec names")
         return path
@@ -207,7 +213,7 @@ class Hospital(Party):
             trainer = self._new_trainer(spec, int.from_bytes(seed[:4], "big"))
             if trainer.num_examples < spec.data.minimum_images:
                 raise PolicyError(
-                    f"the task wants at least {spec.data.minimum_images} images, this hospital has {trainer.num_examples}"
+                    f"the task wants {spec.data.minimum_images} images or more, this hospital has {trainer.num_examples}"
                 )
             self._trainers[task.task_id] = trainer
         return self._trainers[task.task_id]

@@ -23,7 +23,9 @@ class DetectorTrainer:
     """Trains the TaskSpec's detector on one hospital's data, on one core."""
 
     def __init__(self, spec: TaskSpec, data: DataSection, seed: int, report: Report) -> None:
-        torch.set_num_threads(1)  # several hospitals share a machine; a second thread would win little and cost the others
+        torch.set_num_threads(
+            1
+        )  # several hospitals share a machine; a second thread would win little and cost the others
         dataset = read_training_data(spec, data)
         examples, unusable = prepare(dataset.images, spec.model.image_size)
         skipped = [SkippedStudy(item.name, item.reason) for item in dataset.skipped]

@@ -1,4 +1,4 @@
-"""The server: publishes a task, issues task keys, aggregates round by round, pays. Read it beside PROTOCOLS section 3."""
+"""The server: publishes a task, issues task keys, aggregates round by round, pays (docs/protocols/training.md)."""
 
 from __future__ import annotations
 
@@ -74,14 +74,18 @@ class Closing:
     def to_json(self) -> str:
         """As the state keeps it."""
         values = self.arguments().items()
-        return json.dumps({name: str(value) if isinstance(value, Digest) else value for name, value in values})
+        return json.dumps(
+            {name: str(value) if isinstance(value, Digest) else value for name, value in values}
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Closing:
         """What `to_json` wrote."""
         raw = json.loads(text)
         included = raw.pop("included")
-        values = {name: Digest.from_hex(v) if isinstance(v, str) else v for name, v in raw.items()}
+        values: dict[str, Any] = {
+            name: Digest.from_hex(v) if isinstance(v, str) else v for name, v in raw.items()
+        }
         return cls(included=(included[0], included[1]), **values)
 
 
@@ -142,7 +146,7 @@ class Server(Party):
 
     def _enrol(self, task_id: int) -> None:
         for tasks in self.follow():
-            task = tasks[task_id] if task_id in tasks else None
+            task = tasks.get(task_id)
             if task is None:
                 continue
             self._refuse_dead(task)
@@ -158,7 +162,9 @@ class Server(Party):
     def _start(self, task: TaskLog) -> None:
         task_id = task.task_id
         known = self.state.task_keys(task_id)
-        fresh = {hospital: Identity.generate().secret_bytes for hospital in task.enrolled if hospital not in known}
+        fresh = {
+            hospital: Identity.generate().secret_bytes for hospital in task.enrolled if hospital not in known
+        }
         self.state.keep_task_keys(task_id, fresh)  # before the ledger hears of them
         keys = {h: Identity.from_bytes(secret) for h, secret in self.state.task_keys(task_id).items()}
         self.ledger.issue_keys(f"keys/{task_id}", task_id, {h: key.recipient for h, key in keys.items()})
@@ -182,7 +188,9 @@ class Server(Party):
         path = self._work(f"keys-{task.task_id}")
         path.write_bytes(seal_key_string(recipients, context.encode()))
         name = f"key string/{task.task_id}"
-        artifact = publish_artifact(self.store, self.state, name, path, [*recipients, self.identity.recipient], context)
+        artifact = publish_artifact(
+            self.store, self.state, name, path, [*recipients, self.identity.recipient], context
+        )
         path.unlink()
         return artifact
 
@@ -262,7 +270,9 @@ class Server(Party):
     def _aggregate(self, task: TaskLog, round_index: int, examined: list[Examined]) -> Closing:
         """Average, seal the new model and the round report, and keep on disk what will be registered."""
         usable = [update for update in examined if not update.refusal]
-        updates = [WeightedUpdate(u.registered.hospital, u.weights, u.registered.num_examples) for u in usable]
+        updates = [
+            WeightedUpdate(u.registered.hospital, u.weights, u.registered.num_examples) for u in usable
+        ]
         federated_average(updates, self._model_path(task, round_index + 1))
         account = report_round(task, round_index, examined)
         path = self._work(f"report-{task.task_id}-{round_index}")
@@ -295,7 +305,9 @@ class Server(Party):
         digest = file_digest(path)
         name = f"model/{task.task_id}/{round_index}/{digest}"
         context = self.contexts(task).model(round_index)
-        return publish_artifact(self.store, self.state, name, path, self.model_recipients(task), context), digest
+        return publish_artifact(
+            self.store, self.state, name, path, self.model_recipients(task), context
+        ), digest
 
     # Step 5: reward
 
@@ -364,15 +376,21 @@ def read_metrics(weights: Path, registered: UpdateRegistered) -> LocalMetrics:
 def report_round(task: TaskLog, round_index: int, examined: list[Examined]) -> RoundReport:
     """Every enrolled hospital's line: included, rejected with the reason, late, or missing."""
     by_hospital = {update.registered.hospital: update for update in examined}
-    lines = [_line(hospital, by_hospital.get(hospital), task.rounds[round_index]) for hospital in task.enrolled]
+    lines = [
+        _line(hospital, by_hospital.get(hospital), task.rounds[round_index]) for hospital in task.enrolled
+    ]
     return RoundReport(task.task_id, round_index, tuple(lines))
 
 
 def _line(hospital: Address, examined: Examined | None, current: RoundLog) -> UpdateOutcome:
     if examined is None:
         if (late := current.update_of(hospital)) is None:
-            return UpdateOutcome(hospital, Outcome.MISSING, "registered nothing before the round was aggregated")
-        return UpdateOutcome(hospital, Outcome.LATE, "registered after the round was aggregated", late.position)
+            return UpdateOutcome(
+                hospital, Outcome.MISSING, "registered nothing before the round was aggregated"
+            )
+        return UpdateOutcome(
+            hospital, Outcome.LATE, "registered after the round was aggregated", late.position
+        )
     registered = examined.registered
     outcome = Outcome.REJECTED if examined.refusal else Outcome.INCLUDED
     return UpdateOutcome(

@@ -1,4 +1,4 @@
-"""What a party must not forget: task keys, sealed artifacts and facts, in one SQLite file of its home, before it acts."""
+"""What a party must not forget: task keys, sealed artifacts and facts, on disk before it acts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from consilia.values import Address, Digest
 
@@ -58,7 +59,9 @@ class State:
     def task_keys(self, task_id: int) -> dict[Address, bytes]:
         """The secret halves of a task's temporary keys that this server made, by hospital."""
         with self._lock:
-            rows = self._sql.execute("SELECT hospital, secret FROM task_keys WHERE task_id = ?", (task_id,)).fetchall()
+            rows = self._sql.execute(
+                "SELECT hospital, secret FROM task_keys WHERE task_id = ?", (task_id,)
+            ).fetchall()
         return {hospital: bytes(secret) for hospital, secret in rows}
 
     def keep_task_keys(self, task_id: int, secrets: dict[Address, bytes]) -> None:
@@ -76,7 +79,7 @@ class State:
         if row is None:
             return None
         root, key_hash, size, secret = row
-        return SealedArtifact(Digest(root), Digest(key_hash), int(size), bytes(secret))
+        return SealedArtifact(Digest(root), Digest(key_hash), size, secret)
 
     def keep_artifact(self, name: str, artifact: SealedArtifact) -> None:
         """Keep a sealed artifact's names and secret."""
@@ -89,9 +92,9 @@ class State:
             artifact.secret,
         )
 
-    def _one(self, query: str, *values: object) -> tuple[object, ...] | None:
+    def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
         with self._lock:
-            row: tuple[object, ...] | None = self._sql.execute(query, values).fetchone()
+            row: tuple[Any, ...] | None = self._sql.execute(query, values).fetchone()
         return row
 
     def _write(self, query: str, *values: object) -> None:

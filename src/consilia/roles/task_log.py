@@ -93,6 +93,12 @@ def _apply(task: TaskLog, event: Event) -> None:
             task.rounds[event.round_index].updates.append(event)
         case RoundClosed():
             task.rounds[event.round_index].closed = event
+        case _:
+            _apply_ending(task, event)
+
+
+def _apply_ending(task: TaskLog, event: Event) -> None:
+    match event:
         case TaskFinished():
             task.finished = event
         case TaskDied():

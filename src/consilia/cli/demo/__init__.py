@@ -10,12 +10,17 @@ from consilia.cli.output import Format
 
 
 def demo(
-    hospitals: int = typer.Option(4, min=2, max=16, help="How many hospitals, each a process with a node of its own."),
+    hospitals: int = typer.Option(
+        4, min=2, max=16, help="How many hospitals, each a process with a node of its own."
+    ),
     rounds: int = typer.Option(0, min=0, help="Rounds of training; 0 takes the preset of the data."),
     local_steps: int = typer.Option(0, min=0, help="Steps of a hospital in a round; 0 takes the preset."),
     image_size: int = typer.Option(0, min=0, help="Longer side of the images in pixels; 0 takes the preset."),
     data: Path | None = typer.Option(
-        None, exists=True, file_okay=False, help="Real images instead of phantom CT: a COCO, VOC or DICOM folder."
+        None,
+        exists=True,
+        file_okay=False,
+        help="Real images instead of phantom CT: a COCO, VOC or DICOM folder.",
     ),
     application: str = typer.Option("CT", help="The modality that the task names, CT or microscopy."),
     detector: str = typer.Option("faster-rcnn", help="faster-rcnn or retinanet."),

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -74,7 +75,8 @@ def write_report(
         audited = audit(home, say)
     task = next(task for task in audited.tasks.values() if task.finished)
     sites = tuple(
-        Site(name, DataSection(path=share.path, patients=share.patients_file)) for name, share in shares.held_out
+        Site(name, DataSection(path=share.path, patients=share.patients_file))
+        for name, share in shares.held_out
     )
     with clock.phase("evaluation"):
         scored = _Scored(home, task, sites, yardsticks, say)
@@ -101,7 +103,9 @@ class _Scored:
             rounds = [pool.submit(score, ScoringJob(spec, sites, model)) for model in models[1:-1]]
             last = pool.submit(score, ScoringJob(spec, sites, models[-1], by_hospital=True))
             whole = pool.submit(score, ScoringJob(spec, sites, pooled.model, by_hospital=True))
-            locals_ = [pool.submit(score, ScoringJob(spec, sites, item.model, by_hospital=True)) for item in alone]
+            locals_ = [
+                pool.submit(score, ScoringJob(spec, sites, item.model, by_hospital=True)) for item in alone
+            ]
             shown = (("federated", "", models[-1]), ("pooled", "", pooled.model))
             slices = pool.submit(draw_examples, ExamplesJob(spec, sites, shown, EXAMPLE_SLICES))
             self.rounds = [*(future.result() for future in rounds), last.result()]
@@ -181,11 +185,12 @@ def _names(home: Path) -> dict[Address, str]:
     """The hospitals' names by their accounts."""
     import json
 
-    from eth_utils import to_checksum_address
+    from eth_utils.address import to_checksum_address
 
     files = [hospital / "keys" / "account.json" for hospital in Network.load(home).hospitals]
     return {
-        str(to_checksum_address(json.loads(file.read_text())["address"])): file.parent.parent.name for file in files
+        str(to_checksum_address(json.loads(file.read_text())["address"])): file.parent.parent.name
+        for file in files
     }
 
 
@@ -205,7 +210,8 @@ def _rounds(
                 map=result.map,
                 cpm=result.cpm,
                 updates=updates,
-                seconds=audited.block_seconds[closed.block_number] - audited.block_seconds[opened.block_number],
+                seconds=audited.block_seconds[closed.block_number]
+                - audited.block_seconds[opened.block_number],
                 bytes=opened.model_size + closed.report_size + sum(update.size for update in current.updates),
                 block_opened=opened.block_number,
                 block_closed=closed.block_number,
@@ -231,7 +237,9 @@ def _updates(account: RoundReport, names: dict[Address, str]) -> tuple[Update, .
 
 def _bytes(home: Path, task: TaskLog) -> Bytes:
     models = {current.opened.model_root: current.opened.model_size for current in task.rounds}
-    models |= {current.closed.model_root: current.closed.model_size for current in task.rounds if current.closed}
+    models |= {
+        current.closed.model_root: current.closed.model_size for current in task.rounds if current.closed
+    }
     return Bytes(
         models=sum(models.values()),
         updates=sum(update.size for current in task.rounds for update in current.updates),
@@ -295,10 +303,8 @@ def _store_sight(home: Path) -> StoreSight:
     for root in store.roots():
         objects += 1
         with store.reader(root) as stream:
-            try:
+            with suppress(EnvelopeError):
                 envelopes += artifact_root(stream) == root
-            except EnvelopeError:
-                pass
             size += stream.seek(0, 2)
     return StoreSight(objects=objects, envelopes=envelopes, bytes=size)
 
@@ -307,4 +313,6 @@ def _machine() -> Machine:
     import os
 
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return Machine(cpu_count=os.cpu_count() or 1, memory_bytes=pages * page_bytes, platform=platform.platform())
+    return Machine(
+        cpu_count=os.cpu_count() or 1, memory_bytes=pages * page_bytes, platform=platform.platform()
+    )

@@ -41,8 +41,12 @@ def phantom_shares(home: Path, plan: Plan) -> Shares:
     jobs = []
     for index in range(plan.hospitals):
         held_out = max(2, plan.phantom_patients // 3)
-        jobs.append((home / f"hospital-{index + 1}" / "data", index, plan.phantom_patients, plan.seed * 1000 + index))
-        jobs.append((home / HELD_OUT / f"hospital-{index + 1}", index, held_out, plan.seed * 1000 + 500 + index))
+        jobs.append(
+            (home / f"hospital-{index + 1}" / "data", index, plan.phantom_patients, plan.seed * 1000 + index)
+        )
+        jobs.append(
+            (home / HELD_OUT / f"hospital-{index + 1}", index, held_out, plan.seed * 1000 + 500 + index)
+        )
     todo = [job for job in jobs if not (job[0] / "annotations.json").exists()]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(_write_phantom, todo))
@@ -86,7 +90,9 @@ def real_shares(home: Path, plan: Plan, data: Path) -> Shares:
     parts, held_out = split_by_patient(dataset, plan.hospitals, plan.seed)
     check_no_leak([*parts, held_out])
     if not any(len(image.labels) for image in held_out.images):
-        raise DatasetError("the held-out patients have no lesion, so nothing could be measured; try another --seed")
+        raise DatasetError(
+            "the held-out patients have no lesion, so nothing could be measured; try another --seed"
+        )
     ct = any(image.window is not None for image in dataset.images)
     return Shares(
         hospitals=tuple(_share(home, data, part.name, part.patients()) for part in parts),

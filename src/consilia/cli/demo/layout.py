@@ -49,7 +49,11 @@ def make_members(home: Path, names: Sequence[str]) -> list[MemberKeys]:
 def _member(home: Path, name: str) -> MemberKeys:
     keys = home / "keys"
     keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-    password_file, account_file, identity_file = keys / "password", keys / "account.json", keys / "identity.key"
+    password_file, account_file, identity_file = (
+        keys / "password",
+        keys / "account.json",
+        keys / "identity.key",
+    )
     if not password_file.exists():
         password_file.touch(mode=0o600)
         password_file.write_text(secrets.token_urlsafe(24) + "\n")

@@ -87,7 +87,9 @@ def locked(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise HomeError(f"another demo is running in {home.name}; wait for it or choose another --home") from error
+            raise HomeError(
+                f"another demo is running in {home.name}; wait for it or choose another --home"
+            ) from error
         yield
     finally:
         os.close(descriptor)

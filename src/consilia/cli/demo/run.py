@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 from consilia.cli.demo import layout
 from consilia.cli.demo.data import Shares, phantom_shares, real_shares
-from consilia.cli.demo.plan import REPORT_FILE, Plan, locked, settle_plan
+from consilia.cli.demo.plan import Plan, locked, settle_plan
 from consilia.cli.demo.processes import Processes, Step
 from consilia.cli.demo.yardsticks import Site, TrainingJob, train
 from consilia.cli.output import Format, Output
@@ -83,7 +83,9 @@ def run(home: Path, wanted: Plan, output: Format) -> None:
             update={"ports": tuple(layout.free_ports(wanted.hospitals)), "started_at": layout.now_seconds()}
         )
         plan = settle_plan(home, fresh)
-        say("home", path=str(home), hospitals=plan.hospitals, rounds=plan.rounds, local_steps=plan.local_steps)
+        say(
+            "home", path=str(home), hospitals=plan.hospitals, rounds=plan.rounds, local_steps=plan.local_steps
+        )
         with clock.phase("setup"):
             members = _make_homes(home, plan)
         with clock.phase("data"):
@@ -91,7 +93,11 @@ def run(home: Path, wanted: Plan, output: Format) -> None:
         for number, share in enumerate(shares.hospitals, start=1):
             layout.write_hospital(home, number, plan.ports, share)
         (home / TASK_FILE).write_text(task_toml(plan, shares))
-        say("data ready", images=sum(d.images for d in shares.reported), held_out_images=shares.held_out_images[1])
+        say(
+            "data ready",
+            images=sum(d.images for d in shares.reported),
+            held_out_images=shares.held_out_images[1],
+        )
         course = _federate(home, plan, members, say, clock)
         with clock.phase("yardsticks"):
             yardsticks = _train_yardsticks(home, plan, shares, say)
@@ -147,9 +153,7 @@ reward_wei = {REWARD_WEI}
 """
 
 
-def _federate(
-    home: Path, plan: Plan, members: list[layout.MemberKeys], say: Output, clock: Clock
-) -> Course:
+def _federate(home: Path, plan: Plan, members: list[layout.MemberKeys], say: Output, clock: Clock) -> Course:
     """Start everybody, wait until the last hospital has claimed its reward, stop everybody."""
     with Processes() as processes:
         began = time.monotonic()
@@ -164,7 +168,9 @@ def _federate(
         outbox = Outbox(home / layout.SERVER / "outbox.sqlite")
         deployment = deploy(f"http://127.0.0.1:{plan.ports[0]}", server_account, founders, outbox)
         deployment.save(deployment_file.with_suffix(".partial"))
-        deployment_file.with_suffix(".partial").replace(deployment_file)  # the hospitals wait for it to appear whole
+        deployment_file.with_suffix(".partial").replace(
+            deployment_file
+        )  # the hospitals wait for it to appear whole
         say("contracts deployed", registry=deployment.registry, training=deployment.training)
         server_home = home / layout.SERVER
         command = ("consilia", "server", "run", "--home", str(server_home), "--spec", str(home / TASK_FILE))
@@ -210,7 +216,9 @@ def _train_yardsticks(home: Path, plan: Plan, shares: Shares, say: Output) -> li
         for hospital, chosen, steps in jobs:
             out = folder / f"{hospital or 'pooled'}.safetensors"
             say("yardstick", model=hospital or "pooled", steps=steps)
-            running.append((hospital, out, steps, pool.submit(train, TrainingJob(spec, chosen, steps, initial, out))))
+            running.append(
+                (hospital, out, steps, pool.submit(train, TrainingJob(spec, chosen, steps, initial, out)))
+            )
         return [Yardstick(hospital, out, steps, job.result()) for hospital, out, steps, job in running]
 
 
