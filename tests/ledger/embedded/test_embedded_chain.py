@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,8 +133,6 @@ def test_a_refused_block_leaves_nothing_in_the_file(consortium: Consortium) -> N
     alice, bob = consortium.chain("alice"), consortium.chain("bob")
     draft = alice.draft([payment(0, 0)], COINBASES[0])
     before = [list(bob.file.rows(table, "*", "1")) for table in ("blocks", "state", "canonical", "locations")]
-    from dataclasses import replace
-
     forged = Block(seal(replace(draft.block.header, bloom=b"\1" * 256)), draft.block.transactions)
     with pytest.raises(Exception, match="bloom"):
         bob.import_block(forged)
@@ -141,8 +141,6 @@ def test_a_refused_block_leaves_nothing_in_the_file(consortium: Consortium) -> N
 
 
 def test_waiting_for_a_block_returns_when_it_comes(consortium: Consortium) -> None:
-    import threading
-
     chain = consortium.chain("alice")
     seen: list[int] = []
     waiter = threading.Thread(target=lambda: seen.append(chain.wait_for_block(0, 60)))

@@ -8,17 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 
 from consilia.ledger.embedded import miner as miner_module
+from consilia.ledger.embedded import seal
 from consilia.ledger.embedded.block import Block
 from consilia.ledger.embedded.chain import Progress
 from consilia.ledger.embedded.miner import BURIAL_BLOCKS, Miner
 from consilia.ledger.embedded.pool import Pool
-from consilia.ledger.embedded.search import SearchProcess
 from consilia.ledger.embedded.seal import seal_ceiling, seal_digest
+from consilia.ledger.embedded.search import SearchProcess
 from tests.ledger.embedded.members import COINBASES, Consortium, extend, payment
 
 PATIENCE_SECONDS = 60
@@ -85,9 +85,7 @@ def test_the_search_dies_with_its_node_even_after_kill_9() -> None:
 
 
 def test_the_search_imports_next_to_nothing() -> None:
-    from consilia.ledger.embedded import seal
-
-    program = "import runpy, sys; sys.stdin.close; runpy.run_path(sys.argv[1]); print(*sys.modules)"
+    program = "import runpy, sys; runpy.run_path(sys.argv[1]); print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, seal.__file__], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -151,7 +149,7 @@ def test_the_turns_go_round_by_the_parents_hash(consortium: Consortium) -> None:
         watched.miner.close()
 
 
-def test_a_search_for_an_outdated_head_is_given_up(consortium: Consortium, monkeypatch: object) -> None:
+def test_a_search_for_an_outdated_head_is_given_up(consortium: Consortium) -> None:
     watched = Watched(consortium)
     started: queue.Queue[bytes] = queue.Queue()
     start = watched.miner._search.start
@@ -172,9 +170,7 @@ def test_a_search_for_an_outdated_head_is_given_up(consortium: Consortium, monke
     watched.miner.close()
 
 
-def test_the_seal_program_ends_when_stdin_closes(tmp_path: Path) -> None:
-    from consilia.ledger.embedded import seal
-
+def test_the_seal_program_ends_when_stdin_closes() -> None:
     ended = subprocess.run(
         [sys.executable, "-I", "-S", seal.__file__], stdin=subprocess.DEVNULL, timeout=60, check=True
     )

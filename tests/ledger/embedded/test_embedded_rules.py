@@ -199,7 +199,7 @@ def test_difficulty_follows_the_block_time_and_survives_an_idle_gap() -> None:
 
 
 def test_base_fee_follows_eip_1559() -> None:
-    """The published rule: up to an eighth up above the target of half the limit, an eighth down when empty."""
+    """The published rule: an eighth up when full, an eighth down when empty, steady at half the limit."""
     header = replace(
         chain_module.genesis_block(genesis())[0].header, gas_limit=20_000_000, base_fee_wei=10**9
     )

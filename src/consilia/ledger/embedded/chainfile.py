@@ -83,7 +83,7 @@ class ChainFile:
             if not readonly:
                 self._make_tables()
             version = self.meta("schema")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise HomeError(f"expected a chain file at {path}: {error}") from error
         if version != str(SCHEMA_VERSION).encode():
             raise HomeError(f"{path} has schema {version!r}, this program reads version {SCHEMA_VERSION}")

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from consilia.errors import ChainError, LedgerUnreachableError, RpcError, TransactionRefusedError
 from consilia.ledger.embedded.block import Block
 from consilia.ledger.embedded.chain import Chain
-from consilia.ledger.embedded.parameters import invalid, read_data, read_quantity
+from consilia.ledger.embedded.parameters import invalid, parse_json, read_data, read_quantity
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.rpc import Method
 from consilia.ledger.embedded.views import data, quantity
@@ -54,8 +54,8 @@ class PeerConnection:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
         body = json.dumps(request).encode()
         try:
-            reply = json.loads(self._post(body))
-        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+            reply = parse_json(self._post(body))
+        except (OSError, http.client.HTTPException, ValueError) as error:
             self._http.close()
             raise LedgerUnreachableError(f"a peer does not answer {method}: {error}") from error
         if not isinstance(reply, dict) or ("result" not in reply and "error" not in reply):

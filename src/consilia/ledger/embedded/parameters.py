@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from eth_utils.address import is_hex_address
 from consilia.errors import RpcError
 
 INVALID_PARAMETERS = -32602
+MAX_JSON_BRACKETS = 4096
 TAGS = ("latest", "pending", "safe", "finalized", "earliest")
 _QUANTITY = re.compile(r"0x(0|[1-9a-fA-F][0-9a-fA-F]{0,63})")
 _DATA = re.compile(r"0x([0-9a-fA-F]{2})*")
@@ -24,6 +26,21 @@ class LogFilter:
     last_block: str
     addresses: frozenset[bytes]
     topics: tuple[frozenset[bytes], ...]
+
+
+def parse_json(body: bytes) -> object:
+    """Parse a message from outside.
+
+    py-evm raises Python's recursion limit so far that deeply nested JSON would overflow the C stack and kill
+    the process; nesting is at most the number of opening brackets.
+
+    Raises:
+        ValueError: it is not JSON, or has more brackets than any message of ours.
+    """
+    if body.count(b"[") + body.count(b"{") > MAX_JSON_BRACKETS:
+        raise ValueError(f"expected at most {MAX_JSON_BRACKETS} brackets")
+    parsed: object = json.loads(body)
+    return parsed
 
 
 def invalid(expected: str, came: object) -> RpcError:

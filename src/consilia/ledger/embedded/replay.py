@@ -81,7 +81,7 @@ def replay(chain_file: Path, genesis: Genesis, progress: Progress | None = None)
     try:
         file = ChainFile(chain_file, readonly=True)
         return _Replay(file, genesis, progress or (lambda done, height: None)).run()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from a damaged table definition
         raise ChainError(f"{chain_file}: SQLite finds the file damaged: {error}") from error
     except HomeError as error:
         if chain_file.is_file():

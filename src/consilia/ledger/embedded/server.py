@@ -9,6 +9,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from consilia.ledger.embedded.genesis import LOOPBACK_HOSTS
+from consilia.ledger.embedded.parameters import parse_json
 from consilia.ledger.embedded.rpc import Method, answer
 from consilia.ledger.embedded.views import JsonObject
 
@@ -112,8 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reply(self, body: bytes) -> object:
         try:
-            request = json.loads(body)
-        except (ValueError, RecursionError) as error:
+            request = parse_json(body)
+        except ValueError as error:
             return _error(-32700, f"the request is not JSON: {error}")
         if not isinstance(request, list):
             return self._answer(request)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import rlp
 from eth.exceptions import PyEVMError
 from eth.vm.forks.berlin.transactions import calculate_txn_intrinsic_gas_berlin
 from eth.vm.forks.london.transactions import LondonTransactionBuilder
@@ -72,8 +73,6 @@ def decode_transaction(raw: bytes) -> Transaction:
         transaction = _with_sender(raw, signed)
     except (RLPException, PyEVMError, ValidationError, RecursionError, ValueError, TypeError) as error:
         raise TransactionRefusedError(f"the bytes are not a London transaction: {error}") from error
-    if signed.encode() != raw:
-        raise TransactionRefusedError("the transaction is not in canonical encoding")
     return transaction
 
 
@@ -112,6 +111,11 @@ def _with_sender(raw: bytes, signed: Any) -> Transaction:
     except (BadSignature, ValidationError) as error:
         raise TransactionRefusedError(f"signature refused: {error}") from error
     inner = getattr(signed, "_inner", signed)
+    type_byte = b"" if inner is signed else raw[:1]
+    # py-evm reads an empty list as the number 0, and remembers the bytes it read: without this anybody could
+    # give a signed transaction a second hash. Naming the sedes makes rlp encode anew.
+    if type_byte + rlp.encode(inner, sedes=type(inner)) != raw:
+        raise TransactionRefusedError("the bytes are not a London transaction in canonical encoding")
     return Transaction(
         raw=raw,
         hash=keccak(raw),
