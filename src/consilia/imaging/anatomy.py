@@ -256,15 +256,11 @@ def _around(frame: _Frame, depth_mm: Field, noise: SmoothField, arc_mm: float, i
     """A smooth field over (angle, depth), so that its zero lines run inwards."""
     from scipy.ndimage import map_coordinates
 
-    steps, deep = np.linspace(-np.pi, np.pi, 1441), np.linspace(-4.0, 60.0, 161)
-    table = noise.at(
-        (steps * 72.0 / arc_mm).astype(np.float32), (deep / inward_mm).astype(np.float32), frame.level_mm
-    )
-    bent = np.arctan2(frame.x, -frame.y)
-    rows = np.clip((depth_mm + 4.0) * (160.0 / 64.0), 0.0, 160.0)
-    return np.asarray(
-        map_coordinates(table, [rows, (bent + np.pi) * (1440.0 / (2.0 * np.pi))], order=1), np.float32
-    )
+    around, inward_axis_mm = np.linspace(-np.pi, np.pi, 961), np.linspace(-4.0, 60.0, 97)
+    table = noise.at(around * 72.0 / arc_mm, inward_axis_mm / inward_mm, frame.level_mm)
+    columns = (np.arctan2(frame.x, -frame.y) + np.pi) * (960.0 / (2.0 * np.pi))
+    rows = np.clip((depth_mm + 4.0) * (96.0 / 64.0), 0.0, 96.0)
+    return np.asarray(map_coordinates(table, [rows, columns], order=1), dtype=np.float32)
 
 
 def _with_sylvian(frame: _Frame, distance: Field) -> Field:

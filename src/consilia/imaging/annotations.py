@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -108,14 +107,14 @@ def parse_coco(path: Path) -> AnnotationSet:
 
 def _load_coco(path: Path) -> _CocoFile:
     try:
-        return _CocoFile.model_validate(json.loads(path.read_bytes()))
+        # Not json.loads: py-ecc lifts the interpreter's recursion limit, and deep nesting then crashes it.
+        return _CocoFile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"expected to read {path.name}, the system refused: {error.strerror}") from error
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise DatasetError(f"expected COCO in {path.name}, `{where}` is missing or malformed") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"expected COCO in {path.name}, it is not JSON") from error
+        problem = f"`{where}` is missing or malformed" if where else "it is not JSON with these lists"
+        raise DatasetError(f"expected COCO in {path.name}, {problem}") from None
 
 
 def _coco_boxes(coco: _CocoFile, label_of: dict[int, int]) -> tuple[dict[str, list[Box]], dict[str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,9 @@ def read_raster(path: Path) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 return _decode(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise UnusableImageError(f"expected at most {MAX_PIXELS} pixels, the file claims far more") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise UnusableImageError("expected a whole PNG or JPEG, the file is damaged or cut short") from error
 
 

@@ -6,9 +6,9 @@ nothing is usable is an error.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -100,10 +100,9 @@ def read_hospital_split(path: Path) -> dict[str, tuple[str, ...]] | None:
     if not file.is_file():
         return None
     try:
-        proposal = _HospitalsFile.model_validate(json.loads(file.read_bytes()))
-    except (ValueError, RecursionError, OSError) as error:
-        problem = "a malformed one" if isinstance(error, ValidationError) else "no JSON"
-        raise DatasetError(f"expected `hospital_of_image` in {HOSPITALS}, found {problem}") from None
+        proposal = _HospitalsFile.model_validate_json(file.read_bytes())
+    except (ValidationError, OSError):
+        raise DatasetError(f"expected `hospital_of_image` in {HOSPITALS}, file name to hospital") from None
     split: dict[str, list[str]] = defaultdict(list)
     for name, hospital in proposal.hospital_of_image.items():
         split[hospital].append(name)
@@ -138,7 +137,8 @@ class _Folder:
     @cached_property
     def _by_uid(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for file in _files_below(self.root):
+        # Each folder by itself too: it may be a link to where the images really are, and a search follows none.
+        for file in sorted({file for folder in self._folders() for file in _files_below(folder)}):
             if is_dicom(file):
                 try:
                     found.setdefault(read_ct(file).sop_instance_uid, file)
@@ -146,11 +146,13 @@ class _Folder:
                     continue  # reported as a file that the annotations do not list
         return found
 
+    def _folders(self) -> list[Path]:
+        return [self.root / folder for folder in _FOLDERS if (self.root / folder).is_dir()]
+
     def unlisted(self) -> list[Skipped]:
         """Image files that no annotation names: without one, nobody knows whether they show a lesion."""
         reason = "expected an entry in the annotations, they do not list this file"
-        folders = [self.root / folder for folder in _FOLDERS[1:] if (self.root / folder).is_dir()]
-        files = (file for folder in folders for file in _files_below(folder))
+        files = (file for folder in self._folders()[1:] for file in _files_below(folder))
         return [Skipped(file.name, reason) for file in files if file not in self.used and _is_image(file)]
 
 
@@ -213,6 +215,8 @@ def _load(
     folder: _Folder, entry: AnnotatedImage, window: WindowHU | None, hospital: str, by_uid: bool
 ) -> _Loaded:
     if entry.problem:
+        with suppress(UnusableImageError):
+            folder.find(entry.name)  # so that it does not count once more, as a file that is not listed
         raise UnusableImageError(entry.problem)
     path = folder.find(entry.name)
     slice_ = read_ct(path) if by_uid or path.suffix.lower() not in _RASTER_SUFFIXES else None

@@ -44,7 +44,8 @@ def _spline(position: Field) -> tuple[Field, int]:
     """Weights (positions, nodes) of the cubic B-spline, and the first node."""
     first = int(np.floor(position.min())) - 1
     offset = np.abs(position[:, None] - (first + np.arange(int(np.ceil(position.max())) - first + 2)))
-    inner, outer = 2.0 / 3.0 - offset**2 + offset**3 / 2.0, np.clip(2.0 - offset, 0.0, None) ** 3 / 6.0
+    beyond = np.clip(2.0 - offset, 0.0, None)
+    inner, outer = 2.0 / 3.0 - offset * offset * (1.0 - 0.5 * offset), beyond * beyond * beyond / 6.0
     return np.where(offset < 1.0, inner, outer).astype(np.float32), first
 
 
@@ -77,6 +78,8 @@ class Ellipsoid:
 
     def distance_mm(self, x: Field, y: Field, level_mm: float) -> Field:
         """About the distance to the surface, negative inside."""
+        if abs(level_mm - self.centre_mm[2]) > 1.5 * self.semi_axes_mm[2]:
+            return np.full(x.shape, 1e3, dtype=np.float32)  # far above or below
         return (self.radius(x, y, level_mm) - 1.0) * np.float32(min(self.semi_axes_mm[:2]))
 
     def mirrored(self) -> Ellipsoid:

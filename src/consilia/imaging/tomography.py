@@ -53,9 +53,9 @@ class Grid:
 class Geometry:
     """Parallel rays: `angles` over 180 degrees, `rays` of `ray_mm` each; half of them are zero padding."""
 
-    angles: int = 400
-    rays: int = 660
-    ray_mm: float = 0.75
+    angles: int = 360
+    rays: int = 576
+    ray_mm: float = 0.85
 
     def frequencies_per_mm(self) -> NDArray[np.float64]:
         """Of a projection's transform, in the order of the FFT."""
@@ -76,21 +76,22 @@ def _slice_matrix(grid: Grid, geometry: Geometry) -> csr_array[Any]:
     columns, weights = [], []
     for along in (y, x):
         cell = np.floor(along).astype(np.int32)[:, None] + taps
-        weights.append(_kaiser_bessel(along[:, None] - cell))
-        columns.append(cell % fine)
-    index = (columns[0][:, :, None] * fine + columns[1][:, None, :]).reshape(len(x), -1)
-    weight = (weights[0][:, :, None] * weights[1][:, None, :] * inside[:, None, None]).reshape(len(x), -1)
+        weights.append(_kaiser_bessel((along[:, None] - cell).astype(np.float32)))
+        columns.append(cell % np.int32(fine))
+    weights[0] *= inside[:, None]
+    index = columns[0][:, :, None] * np.int32(fine) + columns[1][:, None, :]
+    weight = weights[0][:, :, None] * weights[1][:, None, :]
     starts = np.arange(len(x) + 1, dtype=np.int32) * _KERNEL_CELLS**2
     shape = (len(x), fine * fine)
-    return csr_array((weight.astype(np.float32).ravel(), index.astype(np.int32).ravel(), starts), shape=shape)
+    return csr_array((weight.ravel(), index.ravel(), starts), shape=shape)
 
 
-def _kaiser_bessel(offset_cells: NDArray[np.float64]) -> NDArray[np.float64]:
+def _kaiser_bessel(offset_cells: NDArray[np.float32]) -> NDArray[np.float32]:
     from scipy.special import i0
 
-    inside = np.clip(1.0 - (2.0 * offset_cells / _KERNEL_CELLS) ** 2, 0.0, None)
-    kernel: NDArray[np.float64] = i0(_KERNEL_BETA * np.sqrt(inside)) / _KERNEL_CELLS * (inside > 0)
-    return kernel
+    inside = np.clip(1.0 - (2.0 / _KERNEL_CELLS * offset_cells) ** 2, 0.0, None)
+    kernel = i0(np.float32(_KERNEL_BETA) * np.sqrt(inside)) / _KERNEL_CELLS * (inside > 0)
+    return np.asarray(kernel, dtype=np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -177,6 +178,12 @@ def measure(
         )
         return np.asarray(passed, dtype=np.float32)
 
+    padded = np.zeros_like(water_mm)
+    quarter = water_mm.shape[1] // 4
+    seen = slice(
+        quarter, -quarter
+    )  # beyond the field of view there is no detector, only the padding of the FFT
+    water_mm, bone_mm = water_mm[:, seen], bone_mm[:, seen]
     calibration_mm = np.linspace(-20.0, 800.0, 1641, dtype=np.float32)
     calibration = -np.log(attenuation(calibration_mm, 0.0))
     passed = attenuation(water_mm, bone_mm)
@@ -186,4 +193,5 @@ def measure(
     hardened_mm = np.interp(-np.log(passed), calibration, calibration_mm) - (
         water_mm + BONE_DENSITY * bone_mm
     )
-    return np.asarray(measured_mm - (1.0 - hardening) * hardened_mm, dtype=np.float32)
+    padded[:, seen] = measured_mm - (1.0 - hardening) * hardened_mm
+    return padded
