@@ -1,0 +1,192 @@
+"""Seconds, memory and processor time a round, beside a plain loop in one process that does the same sums.
+
+    python benchmarks/run.py [--megabytes 1 160] [--rounds 5] [--hospitals 4] [--json FILE]
+
+Fails when a final model is not, to the last bit, the average that must come out. Method: docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from sampling import TreeSampler
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One job: what it took, and how busy the machine was with other things meanwhile."""
+
+    job: str
+    megabytes: float
+    set_up_seconds: float
+    start_up_seconds: float
+    round_seconds: tuple[float, ...]
+    round_cpu_seconds: tuple[float, ...]
+    job_seconds: float
+    peak_rss_mb: float
+    peak_pss_mb: float
+    processes: int
+    cpu_seconds: float
+    cpu_seconds_by_kind: dict[str, float]
+    phase_seconds: dict[str, float]
+    load_before: float
+    others_share: float
+    """Part of all cores' time that went to processes outside the job."""
+
+    @property
+    def typical_seconds(self) -> float:
+        """The median round after the first."""
+        return median(self.round_seconds[1:] or self.round_seconds)
+
+    @property
+    def typical_cpu_seconds(self) -> float:
+        """The same of its processor time."""
+        return median(self.round_cpu_seconds[1:] or self.round_cpu_seconds)
+
+
+def measure(job: str, megabytes: float, hospitals: int, rounds: int, home: Path) -> Measured:
+    """Run one job in a process of its own and sample it from outside.
+
+    Raises:
+        SystemExit: the job failed, or its model was wrong.
+    """
+    home.mkdir()
+    command = [sys.executable, str(FOLDER / f"{job}.py"), str(home), str(megabytes), str(hospitals), str(rounds)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER)}
+    load, busy, began = os.getloadavg()[0], _busy_seconds(), time.monotonic()
+    process = subprocess.Popen(command, env=environment)
+    sampler = TreeSampler(process.pid)
+    try:
+        code = process.wait()
+    finally:
+        if process.poll() is None:  # interrupted: it ends its own children
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+        sampler.close()
+    if code != 0:
+        raise SystemExit(f"{job} at {megabytes:g} MB failed with code {code}; its logs are in {home}")
+    seconds, busy = time.monotonic() - began, _busy_seconds() - busy
+    result = json.loads((home / "rounds.json").read_text())
+    times, samples = result["times"], sampler.samples
+    rounds_between = list(zip(times, times[1:], strict=False))
+    cpu_seconds = samples[-1].cpu_seconds
+    return Measured(
+        job=job,
+        megabytes=megabytes,
+        set_up_seconds=result.get("set_up_seconds", 0.0),
+        start_up_seconds=result.get("start_up_seconds", 0.0),
+        round_seconds=tuple(end - begin for begin, end in rounds_between),
+        round_cpu_seconds=tuple(sampler.cpu_between(begin, end) for begin, end in rounds_between),
+        job_seconds=seconds,
+        peak_rss_mb=max(sample.rss_mb for sample in samples),
+        peak_pss_mb=max(sample.pss_mb for sample in samples),
+        processes=max(sample.processes for sample in samples),
+        cpu_seconds=cpu_seconds,
+        cpu_seconds_by_kind=sampler.cpu_by_name(),
+        phase_seconds=phases(result.get("steps", [])),
+        load_before=load,
+        others_share=max(0.0, busy - cpu_seconds) / seconds / (os.cpu_count() or 1),
+    )
+
+
+def _busy_seconds() -> float:
+    """Processor seconds that the whole machine has used."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def phases(steps: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """The median seconds of each phase that the parties report, over all hospitals and all rounds after the first."""
+    found: dict[str, list[float]] = {}
+    for step in steps:
+        who = "server" if step["name"] == "server" else "hospital"
+        if step["facts"].get("round_index", 0) == 0:
+            continue
+        for name, value in step["facts"].items():
+            if name.endswith("_seconds"):
+                found.setdefault(f"{who}: {name.removesuffix('_seconds')}", []).append(value)
+    return {name: median(values) for name, values in found.items()}
+
+
+def print_report(console: Console, pairs: Sequence[tuple[Measured, Measured]]) -> None:
+    """Tables of what was measured; each pair is the plain loop and the real thing."""
+    table = Table(title="Federated averaging with trivial local work")
+    for column in ("", "s a round", "each", "over the loop", "CPU s a round", "start-up s", "RSS / PSS MB", "others"):
+        table.add_column(column, justify="left" if not column else "right")
+    for plain, real in pairs:
+        for item in (plain, real):
+            table.add_row(*_row(item, plain))
+    console.print(table)
+    for _, real in pairs:
+        where = Table(title=f"Where a round of {real.megabytes:g} MB goes (median seconds)")
+        where.add_column("phase")
+        where.add_column("s", justify="right")
+        for name, seconds in real.phase_seconds.items():
+            where.add_row(name, f"{seconds:.3f}")
+        console.print(where)
+        kinds = ", ".join(f"{name} {used:.1f}" for name, used in sorted(real.cpu_seconds_by_kind.items()))
+        console.print(f"CPU seconds of the whole job: {kinds}")
+
+
+def _row(item: Measured, plain: Measured) -> tuple[str, ...]:
+    extra = item.typical_seconds - plain.typical_seconds
+    times = item.typical_seconds / plain.typical_seconds
+    start_up = f"{item.start_up_seconds:.1f}" if item.start_up_seconds else "-"
+    return (
+        f"{'plain loop' if item is plain else 'consortium'}, {item.megabytes:g} MB",
+        f"{item.typical_seconds:.3f}",
+        " ".join(f"{seconds:.2f}" for seconds in item.round_seconds),
+        "-" if item is plain else f"+{extra:.2f} s, {times:.1f}x",
+        f"{item.typical_cpu_seconds:.2f}",
+        start_up,
+        f"{item.peak_rss_mb:.0f} / {item.peak_pss_mb:.0f}",
+        f"load {item.load_before:.1f}, {item.others_share:.0%}",
+    )
+
+
+def main() -> None:
+    """Measure, print, and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 160], help="10^6 bytes of float32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hospitals", type=int, default=4)
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args()
+    pairs = []
+    with tempfile.TemporaryDirectory(prefix="consilia-bench-") as folder:
+        for megabytes in options.megabytes:
+            jobs = ("plain_loop", "consortium")
+            plain, real = (
+                measure(job, megabytes, options.hospitals, options.rounds, Path(folder) / f"{job}-{megabytes:g}")
+                for job in jobs
+            )
+            pairs.append((plain, real))
+    print_report(Console(width=160), pairs)
+    if options.json is not None:
+        figures = {
+            "cores": os.cpu_count(),
+            "hospitals": options.hospitals,
+            "rounds": options.rounds,
+            "measured": [asdict(item) for pair in pairs for item in pair],
+        }
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
