@@ -32,7 +32,7 @@ class BlockInfo:
 
 
 class Chain:
-    """One node's view of the chain; confirmed is the `confirmations`-th block from the head, and all before."""
+    """One node's view of the chain; the `confirmations`-th block from the head is confirmed, and all before."""
 
     def __init__(self, rpc: Rpc, confirmations: int) -> None:
         if confirmations < 1:

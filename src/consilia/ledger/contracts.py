@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 from eth_utils import is_checksum_address, to_checksum_address
 from eth_utils.crypto import keccak
 
@@ -87,7 +88,7 @@ class ContractAbi:
         output = self._functions[function].outputs[0]
         try:
             (value,) = decode([output.type], data)
-        except (ValueError, OverflowError) as error:  # eth_abi's DecodingError is a ValueError
+        except (DecodingError, OverflowError) as error:
             raise LedgerError(
                 f"expected the result of {self.name}.{function}, got {len(data)} bytes that are none: "
                 "the deployment file does not fit this chain"
@@ -151,7 +152,7 @@ def revert_reason(data: bytes) -> str:
         return ""
     try:
         return str(decode(["string"], data[4:])[0])
-    except (ValueError, OverflowError):
+    except (DecodingError, OverflowError, UnicodeDecodeError):
         return ""
 
 

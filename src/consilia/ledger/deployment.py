@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from eth_account.messages import SignableMessage
     from eth_account.signers.local import LocalAccount
 
-REGISTRY_GAS, FOUNDER_GAS = 3_000_000, 300_000
+REGISTRY_GAS, FOUNDER_GAS = 1_500_000, 300_000
 """The registry's code, and what each founder adds: 7 words, a place in the list, an event, a signature."""
-ESCROW_GAS, TRAINING_GAS = 2_000_000, 5_000_000
+ESCROW_GAS, TRAINING_GAS = 2_000_000, 4_500_000
 
 FOUNDER_TYPE = [
     {"name": "account", "type": "address"},

@@ -1,0 +1,117 @@
+"""What each call costs on a real chain, and that the client's limits leave room; docs/contracts.md has the table."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from consilia.ledger import client, deployment, sender
+from consilia.ledger.client import Ledger, Receipt
+from consilia.ledger.rpc import Rpc, quantity
+from tests.ledger.test_client_task import REWARD_WEI, await_death, close, digest, publish, register, start
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.ledger.conftest import Consortium
+
+BLOCK_GAS = 30_000_000
+FULL_BATCH = 64
+
+
+class Meter:
+    """Notes the gas and the limit of each transaction, by the first word of its key."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: dict[str, list[tuple[int, int]]] = {}
+        send = sender.Sender.send
+
+        def metered(this: sender.Sender, key: str, call: sender.Call) -> sender.Included:
+            included = send(this, key, call)
+            self.rows.setdefault(key.split("/")[0], []).append((included.receipt.gas_used, call.gas))
+            return included
+
+        monkeypatch.setattr(sender.Sender, "send", metered)
+
+    def print_table(self) -> None:
+        sys.stdout.write("\n| call | gas, least | gas, most | limit |\n|---|---:|---:|---:|\n")
+        for name, rows in self.rows.items():
+            used = [gas for gas, _ in rows]
+            sys.stdout.write(f"| {name} | {min(used):,} | {max(used):,} | {rows[-1][1]:,} |\n")
+
+
+def run_everything(consortium: Consortium) -> None:
+    """Each call at least once, in the dear and in the cheap case."""
+    server, hospitals = consortium.server, consortium.hospitals
+    addresses = [account.address for account in consortium.hospital_accounts]
+    task_id = publish(server, "publish, small spec/1", rounds=3)
+    for hospital in hospitals:
+        hospital.enrol("enrol/1", task_id)
+    start(server, task_id, addresses)
+    for round_index in range(3):
+        for hospital in hospitals:
+            register(hospital, task_id, round_index)
+        close(server, task_id, round_index, (0b111, 0))
+    server.settle("settle/1", task_id, dict.fromkeys(addresses, REWARD_WEI // 3))
+    for hospital in hospitals:
+        hospital.claim("claim/1", task_id)
+        hospital.change_recipient_key("change_recipient_key/1", digest("key"))
+    doomed = publish_large(server)
+    await_death(server, doomed)
+    server.refund("refund/1", doomed)
+
+
+def publish_large(server: Ledger) -> int:
+    """The largest spec there can be, in a task that dies at once."""
+    return server.publish_task("publish, 8 KiB spec/1", b"\xff" * 8192, 1, 1, 1, 1, 1, REWARD_WEI)
+
+
+def test_each_call_leaves_room_below_its_limit(
+    on_embedded: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = Meter(monkeypatch)
+    run_everything(on_embedded)
+    meter.print_table()
+    expected = {"publish, small spec", "publish, 8 KiB spec", "enrol", "keys", "start", "update", "close"}
+    expected |= {"settle", "claim", "change_recipient_key", "abort", "refund"}
+    assert set(meter.rows) == expected
+    tight = {name: rows for name, rows in meter.rows.items() for gas, limit in rows if gas * 1.5 > limit}
+    assert not tight
+
+
+def test_deployment_leaves_room_below_its_limits(on_embedded: Consortium) -> None:
+    rpc = Rpc("embedded", on_embedded.provider)
+    founders = len(on_embedded.founders)
+    limits = [deployment.REGISTRY_GAS + deployment.FOUNDER_GAS * founders]
+    limits += [deployment.ESCROW_GAS, deployment.TRAINING_GAS]
+    for offset, limit in enumerate(limits):
+        block = on_embedded.ledger().block(on_embedded.deployment.block + offset)
+        receipt: Any = rpc.call("eth_getTransactionReceipt", "0x" + block.transactions[0].hex())
+        sys.stdout.write(f"\ndeployment {offset}: {quantity(receipt['gasUsed']):,} of {limit:,}")
+        assert quantity(receipt["gasUsed"]) * 1.3 < limit
+
+
+def test_full_batches_fit_into_a_block() -> None:
+    assert client.MAX_BATCH == FULL_BATCH
+    assert client.ISSUE_GAS + client.KEY_GAS * FULL_BATCH < BLOCK_GAS
+    assert client.SETTLE_GAS + client.SHARE_GAS * FULL_BATCH < BLOCK_GAS
+    assert deployment.REGISTRY_GAS + deployment.FOUNDER_GAS * FULL_BATCH < BLOCK_GAS
+
+
+def test_closing_a_round_costs_the_same_however_many_took_part(on_embedded: Consortium) -> None:
+    server, hospitals = on_embedded.server, on_embedded.hospitals
+    task_id = publish(server, rounds=4, quorum=1)
+    for hospital in hospitals:
+        hospital.enrol("enrol/1", task_id)
+    start(server, task_id, [account.address for account in on_embedded.hospital_accounts])
+    receipts: list[Receipt] = []
+    for round_index, present in enumerate((1, 1, 3)):
+        for hospital in hospitals[:present]:
+            register(hospital, task_id, round_index)
+        included = (2**present - 1, 0)
+        close(server, task_id, round_index, included)
+        newest = server.block(server.confirmed_block().number).transactions[-1]
+        rpc = Rpc("embedded", on_embedded.provider)
+        found: Any = rpc.call("eth_getTransactionReceipt", "0x" + newest.hex())
+        receipts.append(Receipt(quantity(found["blockNumber"]), digest(""), quantity(found["gasUsed"])))
+    assert receipts[1].gas_used == receipts[2].gas_used
