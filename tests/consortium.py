@@ -1,0 +1,409 @@
+"""A whole consortium in one process: real contracts on a real chain, real roles, a model of three tensors.
+
+Its methods read like attacks. Hospitals go step by step when the test says so; the server runs in a thread, as
+it blocks. One clock serves the chain and all parties: `let_pass` makes deadlines go by.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from eth_account import Account
+
+from consilia.cli.demo.layout import MemberKeys, founders_of
+from consilia.crypto.keys import Identity, ScryptCost, save_account, save_identity
+from consilia.federation.tensors import Float32Array, TensorFile, write_tensors
+from consilia.ledger.deployment import deploy
+from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.local import LocalNode
+from consilia.ledger.outbox import Outbox
+from consilia.protocols.task_spec import TaskSpec, parse_toml
+from consilia.protocols.training import SkippedStudy
+from consilia.roles.hospital import Hospital
+from consilia.roles.server import Server
+from consilia.roles.task_log import TaskLog
+from consilia.settings import HospitalSettings, Network, ServerSettings, load
+from consilia.values import Address, Digest
+
+CHAIN_ID = 2407
+PASSWORD = "for tests"
+REWARD_WEI = 10**18 + 1
+SHAPES: dict[str, tuple[int, ...]] = {"head.bias": (3,), "head.weight": (4, 3), "scale": ()}
+PATIENCE_SECONDS = 60.0
+"""No test asserts on time; this only ends one that would hang."""
+
+
+def spec_toml(hospitals: int, **terms: object) -> str:
+    """A TaskSpec for the model of three tensors; `terms` and `rounds` may be set."""
+    rounds = terms.pop("rounds", 1)
+    lines = {"quorum": 2, "max_hospitals": hospitals, "enrol_seconds": 600, "round_seconds": 600}
+    lines |= {"grace_seconds": 300.0, "reward_wei": REWARD_WEI} | terms
+    return f"""title = "three tensors"
+[purpose]
+object_of_learning = "lesion"
+application = "CT"
+[data]
+categories = ["lesion"]
+[model]
+image_size = 64
+[training]
+rounds = {rounds}
+local_steps = 1
+[terms]
+""" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+
+
+def write_first_model(spec: TaskSpec, path: Path) -> None:
+    """w_0: every number is a half."""
+    write_tensors(path, SHAPES, ((name, np.full(shape, 0.5, np.float32)) for name, shape in SHAPES.items()))
+
+
+def read_weights(path: Path) -> dict[str, Float32Array]:
+    """All tensors of a weights file."""
+    with TensorFile(path) as file:
+        return {name: file.read(name) for name in file.tensors}
+
+
+class TinyTrainer:
+    """Adds the hospital's number to every weight in a round, on `10 * number` examples."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.num_examples = 10 * number
+        self.studies_used = number
+        self.studies_skipped = (SkippedStudy("broken.dcm", "it ends too early"),)
+        self.shapes = dict(SHAPES)
+        self.weights: dict[str, Float32Array] = {}
+        self.spoil: Callable[[dict[str, Float32Array]], None] = lambda weights: None
+        """What a liar does to its weights before it hands them in."""
+
+    def train(self, weights: Path, round_index: int) -> tuple[float, int]:
+        self.weights = {name: tensor + np.float32(self.number) for name, tensor in read_weights(weights).items()}
+        self.spoil(self.weights)
+        return 0.25, 1
+
+    def save(self, path: Path, metadata: dict[str, str]) -> None:
+        shapes = {name: tensor.shape for name, tensor in self.weights.items()}
+        write_tensors(path, shapes, ((name, self.weights[name]) for name in sorted(shapes)), metadata)
+
+
+@dataclass
+class Steps:
+    """What a party reported, to be read by tests."""
+
+    said: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, step: str, **facts: Any) -> None:
+        self.said.append((step, facts))
+
+    def named(self, step: str) -> list[dict[str, Any]]:
+        """The facts of every step of that name."""
+        return [facts for name, facts in self.said if name == step]
+
+
+class Clock:
+    """The parties' `time` module: it runs like the real one and can jump."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead_seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_seconds
+
+
+class ServerThread:
+    """`Server.run_task` beside the test; `result` hands on what it returned or raised."""
+
+    def __init__(self, run: Callable[[], TaskLog]) -> None:
+        self._outcome: TaskLog | BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(run,), name="server", daemon=True)
+        self._thread.start()
+
+    def _run(self, run: Callable[[], TaskLog]) -> None:
+        try:
+            self._outcome = run()
+        except BaseException as error:  # handed on by `result`
+            self._outcome = error
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def result(self) -> TaskLog:
+        self._thread.join(PATIENCE_SECONDS)
+        assert self._outcome is not None, "the server is still at work"
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+
+class Consortium:
+    """A server and some hospitals around one mined chain; use `consortium(...)` to make and close one."""
+
+    def __init__(self, home: Path, hospitals: int) -> None:
+        self.home = home
+        self.clock = Clock()
+        self.names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
+        members = [_make_member(home / name, name) for name in [*self.names, "server"]]
+        self.addresses: list[Address] = [member.account.address for member in members[:-1]]
+        self.server_address: Address = members[-1].account.address
+        now = int(time.time())
+        self.genesis = Genesis(
+            chain_id=CHAIN_ID,
+            timestamp=now - 60,
+            miners=(members[0].account.address,),
+            balances_wei={member.account.address: 10**21 for member in members},
+            min_difficulty=1,
+        )
+        self.genesis.save(home / "genesis.json")
+        (home / "hospital-1" / "node").mkdir()
+        self.node = LocalNode(home / "hospital-1" / "node" / "chain.sqlite", self.genesis, self.addresses[0])
+        self.url = self.node.serve()
+        outbox = Outbox(home / "server" / "outbox.sqlite")
+        self.deployment = deploy(self.url, members[-1].account, founders_of(members, now), outbox)
+        outbox.close()
+        self.deployment.save(home / "deployment.json")
+        for name in [*self.names, "server"]:
+            _write_settings(home / name, name, self.url)
+        Network(
+            genesis=Path("genesis.json"),
+            deployment=Path("deployment.json"),
+            store=Path("store"),
+            server=Path("server"),
+            hospitals=(Path("hospital-1"),),  # the one with a node
+        ).save(home)
+        self.trainers = [TinyTrainer(number) for number in range(1, hospitals + 1)]
+        self.steps = {name: Steps() for name in [*self.names, "server"]}
+        self.hospitals = [self.new_hospital(index) for index in range(hospitals)]
+        self.server = self.new_server()
+        self.thread: ServerThread | None = None
+
+    def new_hospital(self, index: int) -> Hospital:
+        """A hospital's process, started (again) on its home."""
+        name = self.names[index]
+        settings = load(HospitalSettings, self.home / name)
+        return Hospital(self.home / name, settings, self.steps[name], lambda spec, seed: self.trainers[index])
+
+    def restart_hospital(self, index: int) -> Hospital:
+        """As after kill -9: nothing is left of it but its home."""
+        self.hospitals[index] = self.new_hospital(index)
+        return self.hospitals[index]
+
+    def new_server(self) -> Server:
+        """The server's process, started (again) on its home."""
+        settings = load(ServerSettings, self.home / "server")
+        return Server(self.home / "server", settings, self.steps["server"])
+
+    # The ordinary course
+
+    def start_server(self, **terms: object) -> ServerThread:
+        """Let the server run a task from here on."""
+        spec = parse_toml(spec_toml(len(self.hospitals), **terms))
+        server = self.server
+        self.thread = ServerThread(lambda: server.run_task(spec, write_first_model))
+        return self.thread
+
+    def step(self, *indices: int) -> None:
+        """Let some hospitals (all by default) do the next thing that each task asks of them."""
+        for index in indices or range(len(self.hospitals)):
+            hospital = self.hospitals[index]
+            for task in hospital.tasks().values():
+                hospital.advance(task)
+
+    def until(self, reached: Callable[[dict[int, TaskLog]], object], *indices: int) -> TaskLog:
+        """Step these hospitals until the ledger tells what the test waits for; the newest task."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            tasks = self.tasks()
+            if tasks and reached(tasks):
+                return tasks[max(tasks)]
+            assert time.monotonic() < deadline, f"still waiting; the server said {self.steps['server'].said[-3:]}"
+            if indices:
+                self.step(*indices)
+            time.sleep(0.01)
+
+    def enrol(self, *indices: int) -> TaskLog:
+        """Hospitals enrol, and the server starts round 0."""
+        everybody = indices or tuple(range(len(self.hospitals)))
+        return self.until(lambda tasks: tasks[max(tasks)].rounds, *everybody)
+
+    def finish(self, *indices: int) -> TaskLog:
+        """Step hospitals until the task is finished, settled, and they have claimed."""
+        everybody = indices or tuple(range(len(self.hospitals)))
+        assert self.thread is not None
+        task = self.until(lambda tasks: tasks[max(tasks)].shares_wei, *everybody)
+        self.thread.result()
+        self.step(*everybody)
+        return self.tasks()[task.task_id]
+
+    def tasks(self) -> dict[int, TaskLog]:
+        """What the ledger tells everybody now."""
+        return self.hospitals[0].tasks()
+
+    def let_pass(self, seconds: float) -> None:
+        """Make the clocks of the chain and of every party jump."""
+        self.clock.ahead_seconds += seconds
+        self.node.advance(seconds)
+
+    def server_said(self, step: str) -> list[dict[str, Any]]:
+        """What the server reported under a name."""
+        return self.steps["server"].named(step)
+
+    # Attacks and accidents
+
+    def send_nan(self, index: int) -> None:
+        """The hospital's weights hold one number that is none."""
+        self.trainers[index].spoil = lambda weights: weights["head.bias"].__setitem__(1, np.nan)
+
+    def send_wrong_shapes(self, index: int) -> None:
+        """The hospital's weights are those of another model."""
+        self.trainers[index].spoil = lambda weights: weights.update({"head.bias": np.zeros(4, np.float32)})
+
+    def send_far_away(self, index: int) -> None:
+        """The hospital's weights are all finite, and far beyond the task's bound."""
+        self.trainers[index].spoil = lambda weights: weights.update({"scale": np.float32(1e6).reshape(())})
+
+    def swap_updates(self, index: int, other: int) -> None:
+        """Two hospitals register each other's envelopes."""
+        held: dict[int, tuple[str, dict[str, Any]]] = {}
+        originals = {i: self.hospitals[i].ledger.register_update for i in (index, other)}
+
+        def hold(i: int) -> Callable[..., None]:
+            def register(key: str, task_id: int, round_index: int, **named: Any) -> None:
+                held[i] = (key, {"task_id": task_id, "round_index": round_index, **named})
+                if len(held) == 2:
+                    for mine, theirs in ((index, other), (other, index)):
+                        envelope = {name: held[theirs][1][name] for name in ("root", "key_hash", "size")}
+                        originals[mine](held[mine][0], **(held[mine][1] | envelope))
+
+            return register
+
+        for i in (index, other):
+            self._patch(i, "register_update", hold(i))
+
+    def replay_update_of_last_round(self, index: int) -> None:
+        """The hospital saves itself the training: in a later round it registers its first envelope again."""
+        first: dict[str, Any] = {}
+
+        def change(named: dict[str, Any]) -> dict[str, Any]:
+            first.update({} if first else named)
+            return first
+
+        self._change_registration(index, change)
+
+    def forge_metrics(self, index: int) -> None:
+        """The digest of the metrics on the ledger is not that of the metrics inside the update."""
+        self._change_registration(index, lambda named: named | {"metrics_digest": Digest.of(b"better ones")})
+
+    def forge_size(self, index: int) -> None:
+        """The size on the ledger is not that of the envelope."""
+        self._change_registration(index, lambda named: named | {"size": named["size"] + 1})
+
+    def forge_key_hash(self, index: int) -> None:
+        """The hash on the ledger is not that of the envelope's secret: nobody could ever buy this update."""
+        self._change_registration(index, lambda named: named | {"key_hash": Digest.of(b"no such secret")})
+
+    def register_what_is_not_there(self, index: int) -> None:
+        """The hospital registers a root that the store has never seen."""
+        self._change_registration(index, lambda named: named | {"root": Digest.of(b"nothing")})
+
+    def claim_examples(self, index: int, num_examples: int) -> None:
+        """The hospital says that it trained on that many examples."""
+        self._change_registration(index, lambda named: named | {"num_examples": num_examples})
+
+    def hand_in_after_the_count(self, index: int) -> None:
+        """The hospital registers when the server has looked for the last time, and before the round is closed."""
+        collect = self.server._collect
+
+        def collect_then_step(*arguments: Any) -> Any:
+            examined = collect(*arguments)
+            self.step(index)
+            return examined
+
+        self.server._collect = collect_then_step  # type: ignore[method-assign]
+
+    def object_path(self, root: Digest) -> Path:
+        """Where the store keeps an object."""
+        return self.home / "store" / root.hex()[:2] / root.hex()
+
+    def lose_object(self, root: Digest) -> None:
+        """The store loses an object."""
+        self.object_path(root).unlink()
+
+    def damage_object(self, root: Digest, at: int = -40) -> None:
+        """One bit of an object flips."""
+        flip_bit(self.object_path(root), at)
+
+    def _change_registration(self, index: int, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        honest = self.hospitals[index].ledger.register_update
+
+        def register(key: str, task_id: int, round_index: int, **named: Any) -> None:
+            honest(key, task_id, round_index, **change(named))
+
+        self._patch(index, "register_update", register)
+
+    def _patch(self, index: int, name: str, replacement: Callable[..., Any]) -> None:
+        setattr(self.hospitals[index].ledger, name, replacement)
+
+    def close(self) -> None:
+        """Close the node; a server that still waits for it ends."""
+        self.node.close()
+
+
+def flip_bit(path: Path, at: int) -> None:
+    """Flip one bit of the byte at a place, counted from the end if negative."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+@contextmanager
+def consortium(home: Path, monkeypatch: pytest.MonkeyPatch, hospitals: int = 3) -> Iterator[Consortium]:
+    """A consortium for one test."""
+    monkeypatch.setattr("consilia.roles.party.WAIT_SECONDS", 0.05)
+    made = Consortium(home, hospitals)
+    for role in ("server", "hospital"):
+        monkeypatch.setattr(f"consilia.roles.{role}.time", made.clock)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _make_member(home: Path, name: str) -> MemberKeys:
+    keys = home / "keys"
+    keys.mkdir(parents=True)
+    member = MemberKeys(name, Account.create(), Identity.generate())
+    (keys / "password").write_text(PASSWORD + "\n")
+    save_account(keys / "account.json", member.account, PASSWORD, cost=ScryptCost.TESTS)
+    save_identity(keys / "identity.key", member.identity, PASSWORD, cost=ScryptCost.TESTS)
+    return member
+
+
+def _write_settings(home: Path, name: str, url: str) -> None:
+    data = "" if name == "server" else '[data]\npath = "data"\n'
+    (home / "consilia.toml").write_text(
+        f"""name = "{name}"
+[ledger]
+url = "{url}"
+deployment = "../deployment.json"
+[store]
+path = "../store"
+[keys]
+account = "keys/account.json"
+identity = "keys/identity.key"
+password_file = "keys/password"
+{data}"""
+    )
