@@ -25,6 +25,7 @@ class BlockInfo:
 
     number: int
     hash: Digest
+    parent_hash: Digest
     miner: Address
     timestamp: int
     base_fee_wei: int
@@ -81,31 +82,39 @@ class Chain:
             The number of the newest confirmed block.
         """
         deadline = time.monotonic() + timeout_seconds
+        depth = self.confirmations - 1
         while True:
-            confirmed = max(0, self.head() - self.confirmations + 1)
-            left_seconds = deadline - time.monotonic()
-            if confirmed > after_block or left_seconds <= 0:
+            left_seconds = max(0.0, deadline - time.monotonic())
+            confirmed = max(0, self.wait_for_head(after_block + depth, left_seconds) - depth)
+            if confirmed > after_block or left_seconds == 0:
                 return confirmed
-            self.wait_for_head(after_block + self.confirmations - 1, left_seconds)
 
-    def wait_for_head(self, after_number: int, timeout_seconds: float) -> None:
-        """Return when the head's number exceeds `after_number`, or soon, or when the time is over."""
+    def wait_for_head(self, after_number: int, timeout_seconds: float) -> int:
+        """Return when the head's number exceeds `after_number`, or soon, or when the time is over.
+
+        Returns:
+            The head's number.
+        """
         timeout_seconds = min(timeout_seconds, LONGEST_WAIT_SECONDS)
-        if not self._node_calls_back:
-            time.sleep(min(POLL_SECONDS, timeout_seconds))
-            return
-        try:
-            self.rpc.call("consilia_waitForBlock", after_number, timeout_seconds)
-        except RpcError as error:
-            if error.code != METHOD_NOT_FOUND and "not found" not in str(error).lower():
-                raise
-            self._node_calls_back = False  # some other engine
+        if self._node_calls_back:
+            try:
+                return quantity(self.rpc.call("consilia_waitForBlock", after_number, timeout_seconds))
+            except RpcError as error:
+                if error.code != METHOD_NOT_FOUND and "not found" not in str(error).lower():
+                    raise
+                self._node_calls_back = False  # some other engine
+        head = self.head()
+        if head > after_number:
+            return head
+        time.sleep(min(POLL_SECONDS, timeout_seconds))
+        return self.head()
 
 
 def _block_info(found: dict[str, Any]) -> BlockInfo:
     return BlockInfo(
         number=quantity(found["number"]),
         hash=Digest(data_bytes(found["hash"])),
+        parent_hash=Digest(data_bytes(found["parentHash"])),
         miner=to_checksum_address(found["miner"]),
         timestamp=quantity(found["timestamp"]),
         base_fee_wei=quantity(found.get("baseFeePerGas")),

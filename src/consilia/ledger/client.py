@@ -212,17 +212,24 @@ class Ledger:
         """The confirmed events of these blocks, both ends included, in their order; or those of one task."""
         confirmed = self._chain.confirmed().number
         last = confirmed if to_block is None else min(to_block, confirmed)
+        if from_block > last:
+            return []
+        return self._events({"fromBlock": hex(from_block), "toBlock": hex(last)}, task_id)
+
+    def events_of_block(self, block_hash: Digest, task_id: int | None = None) -> list[Event]:
+        """The events of exactly this block; or those of one task. Raises RpcError if the node lacks it."""
+        return self._events({"blockHash": "0x" + block_hash.hex()}, task_id)
+
+    def _events(self, query: dict[str, Any], task_id: int | None) -> list[Event]:
         names = {
             self.deployment.training.lower(): "training",
             self.deployment.escrow.lower(): "escrow",
         }
         if task_id is None:
             names[self.deployment.registry.lower()] = "registry"
-        query: dict[str, Any] = {"address": list(names), "fromBlock": hex(from_block), "toBlock": hex(last)}
+        query["address"] = list(names)
         if task_id is not None:
             query["topics"] = [None, f"0x{task_id:064x}"]
-        if from_block > last:
-            return []
         logs: Sequence[dict[str, Any]] = self._chain.rpc.call("eth_getLogs", query)
         events = [decode_event(names[log["address"].lower()], log) for log in logs]
         return sorted(events, key=lambda event: (event.block_number, event.log_index))

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from consilia.errors import LedgerError
+from consilia.errors import LedgerError, RpcError
 from consilia.ledger.contracts import EventAbi, contract_abi
 from consilia.ledger.rpc import data_bytes, quantity
 from consilia.values import Address, Digest, Role
 
 if TYPE_CHECKING:
+    from consilia.ledger.chain import BlockInfo
     from consilia.ledger.client import Ledger
 
 
@@ -308,14 +309,29 @@ class EventLog:
         head = self._ledger.confirmed_block()
         if self._heads and self._heads[-1] == (head.number, head.hash):
             return True
-        self._roll_back(head.number)
-        first = self.block + 1 if self._heads else self._first
-        fresh = self._ledger.events(first, head.number, self._task_id) if first <= head.number else []
-        if not self._is_there(head.number, head.hash):
+        if not self._heads or self._heads[-1] != (head.number - 1, head.parent_hash):
+            self._roll_back(head.number)
+        fresh = self._fresh(head)
+        if fresh is None:
             return False
         self._events += fresh
         self._heads = [*self._heads, (head.number, head.hash)][-KEPT_BLOCKS:]
         return True
+
+    def _fresh(self, head: BlockInfo) -> list[Event] | None:
+        """The events after the last head that was read; None if the chain changed while they were asked for."""
+        first = self.block + 1 if self._heads else self._first
+        if first > head.number:
+            return []
+        try:
+            if first == head.number:  # the usual case, and the hash leaves no doubt
+                return self._ledger.events_of_block(head.hash, self._task_id)
+            fresh = self._ledger.events(first, head.number, self._task_id)
+        except RpcError:
+            if self._is_there(head.number, head.hash):
+                raise
+            return None
+        return fresh if self._is_there(head.number, head.hash) else None
 
     def _roll_back(self, confirmed: int) -> None:
         rolled_back = False

@@ -85,6 +85,8 @@ class Sender:
         self._outbox = outbox
         self._timeout_seconds = INCLUSION_SECONDS if timeout_seconds is None else timeout_seconds
         self._chain_nonce: int | None = None
+        self._mined = 0  # all transactions with a lower nonce were seen in a block
+        self._head = 0  # the newest block that was heard of
         self._max_fee_wei, self._max_fee_until = 0, 0.0
 
     @property
@@ -119,8 +121,7 @@ class Sender:
             raise LedgerError(
                 f"the key {key!r} was already used for another call; finish that one, or take a new key"
             )
-        included = self._included(entry.signed.transaction_hash)
-        if included is None:
+        if fresh or self._included(entry.signed.transaction_hash) is None:
             self._broadcast(entry, fresh)
         return self._confirmed(entry, call)
 
@@ -155,7 +156,9 @@ class Sender:
 
     def _broadcast(self, entry: OutboxEntry, fresh: bool = False) -> None:
         """Send the bytes, and before them the earlier ones that the chain lacks: nonces leave no gaps."""
-        mined = quantity(self._rpc.call("eth_getTransactionCount", self.address, "latest"))
+        mined = self._mined
+        if mined != entry.nonce or not fresh:
+            mined = quantity(self._rpc.call("eth_getTransactionCount", self.address, "latest"))
         if mined > entry.nonce and self._included(entry.signed.transaction_hash) is None:
             self._forget_replaced(entry)
         for waiting in self._outbox.from_nonce(self._chain_id, self.address, mined):
@@ -186,10 +189,11 @@ class Sender:
         deadline = time.monotonic() + self._timeout_seconds
         resend_at = time.monotonic() + RESEND_SECONDS
         while True:
-            # First the head, then the receipt: should a re-org come between, the depth is underestimated.
-            head = self._chain.head()
+            # The head is older than the receipt: no block between the two is slept through, and should a re-org
+            # come between, the depth is underestimated.
+            head = self._head
             found = self._included(entry.signed.transaction_hash)
-            if found is not None and head - quantity(found["blockNumber"]) + 1 >= self._chain.confirmations:
+            if found is not None and self._is_deep(quantity(found["blockNumber"]), head):
                 return self._checked(entry, call, found)
             now = time.monotonic()
             if now >= deadline:
@@ -198,7 +202,11 @@ class Sender:
                 resend_at = now + RESEND_SECONDS
                 if found is None:
                     self._broadcast(entry)
-            self._chain.wait_for_head(head, max(0.0, min(deadline, resend_at) - now))
+            self._head = self._chain.wait_for_head(head, max(0.0, min(deadline, resend_at) - now))
+
+    def _is_deep(self, block_number: int, head: int) -> bool:
+        confirmations = self._chain.confirmations
+        return confirmations == 1 or head - block_number + 1 >= confirmations
 
     def _late(self, entry: OutboxEntry, found: dict[str, Any] | None) -> str:
         state = "is in no block" if found is None else f"is not yet {self._chain.confirmations} blocks deep"
@@ -216,6 +224,7 @@ class Sender:
         receipt = Receipt(
             quantity(found["blockNumber"]), entry.signed.transaction_hash, quantity(found["gasUsed"])
         )
+        self._mined = max(self._mined, entry.nonce + 1)
         if quantity(found["status"]) != 1:
             reason = self._reason(call, receipt)
             # It did nothing and its nonce is spent: another transaction for this decision is no double one.
