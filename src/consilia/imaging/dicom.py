@@ -29,26 +29,6 @@ MAX_FILE_BYTES = 256 * 2**20
 AIR_HU = -1024.0
 """What padding outside the reconstruction circle becomes."""
 
-_PARSER_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom and the decoders raise on hostile files.
-
-Their texts may quote the header, patient names included: they are never passed on, hence `from None`.
-"""
-
 
 @dataclass(frozen=True, eq=False)
 class CtSlice:
@@ -87,6 +67,18 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
+def _parser_errors() -> tuple[type[Exception], ...]:
+    """What pydicom and the decoders raise on hostile files.
+
+    Their texts may quote the header, patient names included: they are never passed on, hence `from None`.
+    """
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    python = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError)
+    more = (NotImplementedError, RuntimeError, TypeError, ValueError, struct.error, zlib.error)
+    return (*python, *more, BytesLengthException, InvalidDicomError)
+
+
 def read_ct(path: Path) -> CtSlice:
     """Read one CT slice of any transfer syntax that pydicom and pylibjpeg decode.
 
@@ -103,13 +95,12 @@ def read_ct(path: Path) -> CtSlice:
             slope, intercept = _rescale(header)
             hu = _to_hu(_decode(header), slope, intercept, header)
             return _slice(header, hu)
-    except _PARSER_ERRORS:
+    except _parser_errors():
         raise UnusableImageError("expected a DICOM file, this one cannot be parsed") from None
 
 
 def _parse(path: Path) -> FileDataset:
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # its log lines quote header values too
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -117,10 +108,7 @@ def _parse(path: Path) -> FileDataset:
     if not is_dicom(path):
         raise UnusableImageError("expected a DICOM file, the mark DICM is missing")
     _check_deflated(path)
-    try:
-        return dcmread(path)
-    except InvalidDicomError:
-        raise UnusableImageError("expected a DICOM file, this one cannot be parsed") from None
+    return dcmread(path)
 
 
 def _check_deflated(path: Path) -> None:
@@ -226,7 +214,7 @@ def _number(value: Any) -> float | None:
 def _decode(header: FileDataset) -> NDArray[Any]:
     try:
         stored = header.pixel_array
-    except _PARSER_ERRORS:
+    except _parser_errors():
         raise UnusableImageError(
             "expected pixel data that match the header, they are damaged, cut short or in an unknown encoding"
         ) from None
