@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ from consilia.errors import (
 )
 from consilia.ledger import sender
 from consilia.ledger.client import Ledger, deploy
+from consilia.ledger.contracts import Deployment
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import Provider, Rpc, http_provider, quantity
 from consilia.values import Digest, Role
-from tests.ledger.test_client_task import publish
+from tests.ledger.test_client_task import ADDRESS, publish
 
 if TYPE_CHECKING:
     from tests.ledger.conftest import Consortium
@@ -262,12 +264,37 @@ def test_nobody_answers(on_anvil: Consortium) -> None:
         Ledger(url, on_anvil.deployment).members()
 
 
+class WebPage(BaseHTTPRequestHandler):
+    """Something that answers, but not in JSON-RPC."""
+
+    body = b"<html>it works</html>"
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("body", [b"<html>it works</html>", b"", b"[]", b'"pong"', b"{}"])
+def test_something_else_answers(body: bytes) -> None:
+    page = HTTPServer(("127.0.0.1", 0), type("Page", (WebPage,), {"body": body}))
+    threading.Thread(target=page.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{page.server_port}"
+    deployment = Deployment(1, ADDRESS, ADDRESS, ADDRESS, 0)
+    with pytest.raises(LedgerUnreachableError, match=url):
+        Ledger(url, deployment).members()
+    page.shutdown()
+    page.server_close()
+
+
 def test_a_deployment_of_another_chain_is_refused(consortium: Consortium) -> None:
     consortium.deployment = replace(consortium.deployment, chain_id=5)
     with pytest.raises(LedgerError, match="expected chain 5"):
         publish(consortium.server)
-    elsewhere = "0x000000000000000000000000000000000000dEaD"
-    consortium.deployment = replace(consortium.deployment, registry=elsewhere)
+    consortium.deployment = replace(consortium.deployment, registry=ADDRESS)
     with pytest.raises(LedgerError, match="does not fit this chain"):
         consortium.ledger().members()
 

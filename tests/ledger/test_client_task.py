@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from consilia.errors import LedgerError, TransactionRevertedError
+from consilia.errors import LedgerError, SettingsError, TransactionRevertedError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import (
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 SPEC = b'{"title":"lesions"}'
 REWARD_WEI = 10**18
+ADDRESS = "0x000000000000000000000000000000000000dEaD"
 
 
 def digest(text: str) -> Digest:
@@ -203,7 +206,34 @@ def test_waiting_returns_with_the_block(consortium: Consortium) -> None:
     assert reader.wait(before, 60.0) > before
 
 
-def test_a_deployment_file_is_read_strictly(consortium: Consortium) -> None:
-    path = consortium.home / "deployment.json"
-    consortium.deployment.save(path)
-    assert Deployment.load(path) == consortium.deployment
+def test_a_deployment_file_comes_back_as_it_was(tmp_path: Path) -> None:
+    Deployment(5, ADDRESS, ADDRESS, ADDRESS, 9).save(tmp_path / "deployment.json")
+    assert Deployment.load(tmp_path / "deployment.json") == Deployment(5, ADDRESS, ADDRESS, ADDRESS, 9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"registry": ADDRESS.lower()},
+        {"escrow": 5},
+        {"chain_id": "5"},
+        {"block": -1},
+        {"block": True},
+        {"surplus": 1},
+    ],
+)
+def test_a_deployment_file_is_read_strictly(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = tmp_path / "deployment.json"
+    fields = {"chain_id": 5, "registry": ADDRESS, "escrow": ADDRESS, "training": ADDRESS, "block": 9}
+    path.write_text(json.dumps({**fields, **changes}))
+    with pytest.raises(SettingsError, match=r"deployment\.json"):
+        Deployment.load(path)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}"])
+def test_what_is_no_deployment_file_is_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "deployment.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match="expected a deployment file at"):
+        Deployment.load(path)
