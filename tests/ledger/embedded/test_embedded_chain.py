@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from consilia.ledger.embedded.block import Block
 from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.evm import account_state
 from consilia.ledger.embedded.pool import Pool
+from consilia.ledger.embedded.transaction import Transaction
 from tests.ledger.embedded.members import (
     BALANCE_WEI,
     COINBASES,
@@ -22,6 +24,7 @@ from tests.ledger.embedded.members import (
     genesis,
     payment,
     seal,
+    sealed,
 )
 
 
@@ -30,29 +33,54 @@ def copy_blocks(source: Chain, target: Chain) -> None:
         target.import_block(block)
 
 
-def test_the_heavier_branch_wins_and_the_loser_gives_its_transactions_back(consortium: Consortium) -> None:
-    alice, bob = consortium.chain("alice"), consortium.chain("bob")
+class SlowClock:
+    """Each look is half a second later, so that every block has the least difficulty."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_900_000_000_000
+
+    def __call__(self) -> int:
+        self.now_ms += 500
+        return self.now_ms
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Consortium]:
+    opened = Consortium(tmp_path, genesis(), SlowClock())
+    yield opened
+    opened.close()
+
+
+def block_with_hash(chain: Chain, transactions: list[Transaction], wanted: Callable[[bytes], bool]) -> Block:
+    """A block on the head, sealed again and again until its hash is as wanted; kept."""
+    draft = chain.draft(transactions, COINBASES[1])
+    while not wanted((block := sealed(draft)).header.hash):
+        pass
+    chain.append(draft, block.header.nonce)
+    return block
+
+
+def test_the_heavier_branch_wins_and_the_loser_gives_its_transactions_back(slow: Consortium) -> None:
+    alice, bob = slow.chain("alice"), slow.chain("bob")
     pool = Pool(alice)
-    copy_blocks(bob, alice)
-    shared = extend(bob)
-    alice.import_block(shared)
+    alice.import_block(extend(bob))
     lost, kept = payment(0, 0), payment(1, 0)
     for transaction in (lost, kept):
         pool.add(transaction.raw)
     losing = extend(alice, [lost, kept], index=0)
     assert len(alice.file.pending()) == 0
-    winning = [extend(bob, [kept], index=1), extend(bob, index=1)]
+    greater = block_with_hash(bob, [kept], lambda item: item > losing.header.hash)
+    winning = [greater, extend(bob, index=1)]
 
     first = alice.import_block(winning[0])
     assert first is not None
-    assert first.adopted == ()  # as heavy as the own head: first seen stays
+    assert first.adopted == ()  # as heavy as the own head, and of greater hash
     second = alice.import_block(winning[1])
     assert second is not None
     assert second.adopted == tuple(winning)
     assert second.abandoned == (losing,)
     assert alice.head == bob.head
     assert [item.raw for item in alice.file.pending()] == [lost.raw]
-    pool.follow(second)
     assert [item.hash for item in pool.executable()] == [lost.hash]
     assert alice.file.location(kept.hash) == (2, 0)
     assert alice.file.location(lost.hash) is None
@@ -60,6 +88,17 @@ def test_the_heavier_branch_wins_and_the_loser_gives_its_transactions_back(conso
     extend(alice, pool.executable())
     assert alice.file.location(lost.hash) == (4, 0)
     assert alice.file.pending() == []
+
+
+def test_of_two_equal_branches_all_choose_the_same(slow: Consortium) -> None:
+    """Else an idle chain would stay split until somebody mines again."""
+    alice, bob = slow.chain("alice"), slow.chain("bob")
+    mine = extend(alice)
+    smaller = block_with_hash(bob, [], lambda item: item < mine.header.hash)
+    alice.import_block(smaller)
+    bob.import_block(mine)
+    assert alice.head.header == smaller.header
+    assert bob.head.header == smaller.header
 
 
 def test_most_work_wins_not_most_blocks(tmp_path: Path) -> None:

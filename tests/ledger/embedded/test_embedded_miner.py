@@ -14,7 +14,6 @@ import psutil
 from consilia.ledger.embedded import miner as miner_module
 from consilia.ledger.embedded import seal
 from consilia.ledger.embedded.block import Block
-from consilia.ledger.embedded.chain import Progress
 from consilia.ledger.embedded.miner import BURIAL_BLOCKS, Miner
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.seal import seal_ceiling, seal_digest
@@ -99,13 +98,8 @@ class Watched:
         self.chain = consortium.chain(f"miner{index}")
         self.pool = Pool(self.chain)
         self.blocks: queue.Queue[Block] = queue.Queue()
-        self.miner = Miner(self.chain, self.pool, COINBASES[index], self.take)
+        self.miner = Miner(self.chain, self.pool, COINBASES[index], self.blocks.put)
         self.pool.on_new = self.miner.poke
-
-    def take(self, block: Block, progress: Progress) -> None:
-        self.pool.follow(progress)
-        self.blocks.put(block)
-        self.miner.poke()
 
 
 def test_a_transaction_is_mined_and_buried_and_then_nothing(consortium: Consortium) -> None:

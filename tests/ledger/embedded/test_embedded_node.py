@@ -83,10 +83,20 @@ def genesis_of(node: NodeProcess) -> Genesis:
     return Genesis.load(node.settings.genesis)
 
 
-def test_a_node_catches_up_over_a_long_gap_and_a_fork(network: list[NodeProcess], tmp_path: Path) -> None:
+@pytest.fixture
+def patient_network(tmp_path: Path) -> Iterator[list[NodeProcess]]:
+    """Two nodes whose difficulty stays low however fast the test mines."""
+    nodes = build_network(tmp_path, genesis(min_difficulty=16, block_time_ms=1), 2)
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+def test_a_node_catches_up_over_a_long_gap_and_a_fork(patient_network: list[NodeProcess]) -> None:
     """Three hundred blocks to fetch, in several messages, and an own branch to give up on the way."""
+    network = patient_network
     made = genesis_of(network[0])
-    for node in network[:2]:
+    for node in network:
         node.settings.home.mkdir()
     shared = Chain(network[0].settings.chain_file, made)
     for _ in range(5):
@@ -104,7 +114,7 @@ def test_a_node_catches_up_over_a_long_gap_and_a_fork(network: list[NodeProcess]
     shared.close()
     fork.close()
 
-    for node in network[:2]:
+    for node in network:
         node.start()
     wait_for(lambda: network[1].hash_of(number) == tip, "the longer chain")
     status = network[1].ask("consilia_status")

@@ -1,7 +1,7 @@
 """The chain of one node: what a valid block is, which branch counts, and blocks of one's own.
 
 Every stored block was checked and executed here. The branch with the most total difficulty is canonical; of
-two equal ones the first seen.
+two equal ones that with the smaller hash, so that nodes agree also on a chain that has gone idle.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class Head:
     header: Header
     score: int
 
+    def gives_way_to(self, block_hash: bytes, score: int) -> bool:
+        """Whether a chain that ends in this other block is to be preferred."""
+        return (score, self.header.hash) > (self.score, block_hash)
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -91,6 +95,7 @@ class Chain:
         self.file = ChainFile(path, readonly)
         self.rules = HeaderRules(genesis, admitted or admitted_by_genesis(genesis))
         self.changed = threading.Condition()  # notified when the head moves
+        self.on_progress: Callable[[Progress], None] = lambda progress: None  # in the order of the blocks
         self._keeping = threading.RLock()
         if self.file.head_hash() is None and not readonly:
             block, nodes = genesis_block(genesis)
@@ -261,13 +266,16 @@ class Chain:
         header = block.header
         score = self.file.score(header.parent_hash) + header.difficulty
         stored = StoredBlock(block, score, outcome.log_count, outcome.receipts)
-        adopted, abandoned = self._switch(block) if score > self.head.score else ((), ())
+        is_better = self.head.gives_way_to(header.hash, score)
+        adopted, abandoned = self._switch(block) if is_better else ((), ())
         self.file.extend(Extension(stored, outcome.nodes, adopted, abandoned))
         if adopted:
             with self.changed:
                 self.head = Head(header, score)
                 self.changed.notify_all()
-        return Progress(adopted, abandoned)
+        progress = Progress(adopted, abandoned)
+        self.on_progress(progress)
+        return progress
 
     def _switch(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """The blocks that become canonical with `block` as head, and those that cease to be, lowest first."""

@@ -46,7 +46,7 @@ class Genesis(BaseModel):
     timestamp: int = Field(ge=0, lt=2**40)
     miners: tuple[AccountField, ...] = Field(min_length=1)
     balances_wei: dict[AccountField, Annotated[int, Field(ge=0, lt=2**128)]] = Field(default_factory=dict)
-    min_difficulty: int = Field(default=1 << 14, ge=1, lt=2**64)
+    min_difficulty: int = Field(default=1 << 13, ge=1, lt=2**64)
     block_time_ms: int = Field(default=200, ge=1)
     gas_limit: int = Field(default=30_000_000, ge=100_000, lt=2**40)
     base_fee_wei: int = Field(default=7, ge=0, lt=2**64)

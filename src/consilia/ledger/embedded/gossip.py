@@ -285,7 +285,11 @@ class Gossip:
         theirs = connection.ask("consilia_head")
         if not isinstance(theirs, dict):
             raise invalid("a head object from a peer", theirs)
-        if read_quantity(theirs.get("score"), "a score") <= self._chain.head.score:
+        score, tip = (
+            read_quantity(theirs.get("score"), "a score"),
+            read_data(theirs.get("hash"), "a hash", 32),
+        )
+        if not self._chain.head.gives_way_to(tip, score):
             return
         last: list[bytes] = []
         while not self._stopping:

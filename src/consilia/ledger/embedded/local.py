@@ -72,10 +72,9 @@ class LocalNode:
                 draft = self.chain.draft(self.pool.executable(), self._coinbase)
                 header = draft.block.header
                 nonce = search(header.mining_hash, seal_ceiling(header.difficulty), 0, 1 << 62)
-                kept = None if nonce is None else self.chain.append(draft, nonce)
+                if nonce is not None:
+                    self.chain.append(draft, nonce)
                 self.pool.drop(draft.refused)
-                if kept is not None:
-                    self.pool.follow(kept[1])
 
     def advance(self, seconds: float) -> None:
         """Let the chain's clock jump forward and mine a block there, so that deadlines pass."""

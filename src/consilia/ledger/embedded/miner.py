@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from consilia.errors import ChainError
 from consilia.ledger.embedded.block import Block, Header
-from consilia.ledger.embedded.chain import Chain, Draft, Progress
+from consilia.ledger.embedded.chain import Chain, Draft
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.search import SearchProcess
 
@@ -42,9 +42,7 @@ class _Reason:
 class Miner:
     """Watches chain and pool in a thread of its own, and hands each block that it seals to `on_mined`."""
 
-    def __init__(
-        self, chain: Chain, pool: Pool, coinbase: bytes, on_mined: Callable[[Block, Progress], None]
-    ) -> None:
+    def __init__(self, chain: Chain, pool: Pool, coinbase: bytes, on_mined: Callable[[Block], None]) -> None:
         self._chain = chain
         self._pool = pool
         self._coinbase = coinbase
@@ -145,7 +143,7 @@ class Miner:
             self.stale += 1
             return
         self.mined += 1
-        self._on_mined(*kept)
+        self._on_mined(kept[0])
 
     def _await_nonce(self, draft: Draft) -> bytes | None:
         """The nonce, or None as soon as the draft is not worth the search any more."""

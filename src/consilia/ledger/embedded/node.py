@@ -10,7 +10,7 @@ import threading
 
 from consilia.errors import HomeError
 from consilia.ledger.embedded.block import Block
-from consilia.ledger.embedded.chain import Chain, Progress
+from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.genesis import Genesis, NodeSettings
 from consilia.ledger.embedded.gossip import Gossip
 from consilia.ledger.embedded.miner import Miner
@@ -38,7 +38,7 @@ class Node:
         settings.home.mkdir(parents=True, exist_ok=True)
         self.chain = Chain(settings.chain_file, genesis)
         self.pool = Pool(self.chain)
-        self._following = threading.RLock()
+        self._counting = threading.Lock()
         self._methods: dict[str, Method] = {}
         try:
             self.server = RpcServer(self._methods, settings.host, settings.port)
@@ -49,7 +49,7 @@ class Node:
         self.miner: Miner | None = None
         if settings.coinbase in genesis.miners:
             coinbase = bytes.fromhex(settings.coinbase[2:])
-            self.miner = Miner(self.chain, self.pool, coinbase, self._own_block)
+            self.miner = Miner(self.chain, self.pool, coinbase, self.gossip.tell_block)
             self.pool.on_new = self.miner.poke
         else:
             _LOG.warning("%s is not an admitted miner: this node only follows", settings.coinbase)
@@ -86,8 +86,11 @@ class Node:
         progress = self.chain.import_block(block)
         if progress is None:
             return False
-        self._imported += 1
-        self._follow(progress)
+        with self._counting:
+            self._imported += 1
+            self._reorgs += bool(progress.abandoned)
+        if progress.adopted and self.miner is not None:
+            self.miner.poke()
         return True
 
     def status(self) -> Json:
@@ -105,18 +108,6 @@ class Node:
             "peers": dict(self.gossip.peers()),
             "searchPid": self.miner.search_pid if self.miner else None,
         }
-
-    def _own_block(self, block: Block, progress: Progress) -> None:
-        self.gossip.tell_block(block)
-        self._follow(progress)
-
-    def _follow(self, progress: Progress) -> None:
-        with self._following:
-            if progress.abandoned:
-                self._reorgs += 1
-            self.pool.follow(progress)
-        if progress.adopted and self.miner is not None:
-            self.miner.poke()
 
     def _send_raw_transaction(self, send: Method) -> Method:
         def send_and_tell(raw: Json) -> Json:

@@ -39,6 +39,7 @@ class Pool:
         for waiting in chain.file.pending():
             self._put(decode_transaction(waiting.raw), waiting.arrived_ms)
         self._drop_used_nonces()
+        chain.on_progress = self.follow
 
     def __len__(self) -> int:
         return len(self._by_hash)
@@ -98,7 +99,7 @@ class Pool:
             self._drop([item for item in transactions if item.hash in self._by_hash])
 
     def follow(self, progress: Progress) -> None:
-        """Take in what a change of the head did: mined ones leave, those of an abandoned branch come back."""
+        """Take in what a new block did: mined ones leave, those of an abandoned branch come back."""
         with self._lock:
             for block in progress.abandoned:
                 for raw in block.transactions:

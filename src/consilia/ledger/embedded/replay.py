@@ -20,7 +20,7 @@ from eth_hash.auto import keccak
 
 from consilia.errors import ChainError, ConsiliaError, HomeError, TransactionRefusedError
 from consilia.ledger.embedded.block import Block, Header, decode_list, encode_list
-from consilia.ledger.embedded.chain import Chain, check_outcome, genesis_block, now_ms
+from consilia.ledger.embedded.chain import Chain, Head, check_outcome, genesis_block, now_ms
 from consilia.ledger.embedded.chainfile import BLOCK_COLUMNS, SCORE_BYTES, ChainFile
 from consilia.ledger.embedded.evm import (
     Execution,
@@ -126,7 +126,7 @@ class _Replay:
         if self._file.meta("genesis") != self._genesis.digest():
             raise ChainError("block 0: the chain file names another genesis than the one given")
         head = self._walk()
-        side_blocks = self._check_side_blocks()
+        side_blocks = self._check_side_blocks(Head(head, self._score))
         self._check_state_records()
         self._check_locations()
         self._check_pending()
@@ -220,7 +220,7 @@ class _Replay:
 
     # What lies beside the canonical chain
 
-    def _check_side_blocks(self) -> int:
+    def _check_side_blocks(self, head: Head) -> int:
         """Check that the blocks off the canonical chain are whole and that none should be its head."""
         canonical = set(self._hashes)
         scores: dict[bytes, int] = {}
@@ -236,9 +236,9 @@ class _Replay:
                 raise ChainError(f"block {number}: the stored score is not the sum of difficulties")
             if header.hash not in canonical:
                 side_blocks += 1
-                if scores[header.hash] > self._score:
+                if head.gives_way_to(header.hash, scores[header.hash]):
                     raise ChainError(
-                        f"block {number}: a stored block is heavier than head {len(self._hashes) - 1}: "
+                        f"block {number}: a stored block is better than head {len(self._hashes) - 1}: "
                         "the head was set back, or a block dropped from the canonical chain"
                     )
         return side_blocks
