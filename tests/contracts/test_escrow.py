@@ -11,9 +11,9 @@ from eth.exceptions import Revert
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.contracts.conftest import RICH_WEI, VALID_TO, account, founder, load, next_contract
 
 from consilia.values import Role
+from tests.contracts.conftest import RICH_WEI, VALID_TO, account, founder, load, next_contract
 
 if TYPE_CHECKING:
     pass

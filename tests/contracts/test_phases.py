@@ -8,6 +8,8 @@ import boa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from consilia.ledger.views import Phase
 from tests.contracts.conftest import (
     DIGEST,
     ENROL_SECONDS,
@@ -18,8 +20,6 @@ from tests.contracts.conftest import (
     ROUND_SECONDS,
     make_contracts,
 )
-
-from consilia.ledger.views import Phase
 
 LAWFUL = {
     Phase.ENROLLING: {Phase.ENROLLING, Phase.TRAINING, Phase.DEAD},

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import boa
 import pytest
-from tests.contracts.conftest import VALID_TO, account, founder, load, next_contract
 
 from consilia.values import Role
+from tests.contracts.conftest import VALID_TO, account, founder, load, next_contract
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import Contracts

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import boa
 import pytest
+
+from consilia.ledger.views import Phase
 from tests.contracts.conftest import (
     DIGEST,
     ENROL_SECONDS,
@@ -17,8 +19,6 @@ from tests.contracts.conftest import (
     SPEC,
     load,
 )
-
-from consilia.ledger.views import Phase
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import Contracts
