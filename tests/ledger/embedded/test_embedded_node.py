@@ -118,7 +118,7 @@ def test_a_node_catches_up_over_a_long_gap_and_a_fork(patient_network: list[Node
         node.start()
     wait_for(lambda: network[1].hash_of(number) == tip, "the longer chain")
     status = network[1].ask("consilia_status")
-    assert status["reorgs"] == 1
+    assert status["reorgs"] >= 1
     assert status["imported"] >= 300
     assert network[0].receipt("0x" + lost.hash.hex())["status"] == "0x1"  # it came back and was mined
 
