@@ -13,6 +13,9 @@ from consilia.errors import UpdateRejectedError, WeightsError
 from consilia.federation.tensors import Float32Array, TensorFile, require_same_shapes, write_tensors
 from consilia.values import Address
 
+BLOCK_FLOATS = 1 << 15
+"""Averaged at a time: what this needs stays in a core's own cache."""
+
 
 @dataclass(frozen=True)
 class WeightedUpdate:
@@ -27,7 +30,7 @@ def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> None:
     """Write the mean of the updates, weighted by their examples.
 
     Bit-reproducible: hospitals in the order of their addresses, float64 sums, one rounding to float32 at the end.
-    Tensor by tensor, so that the memory is that of the largest tensor, however many hospitals there are.
+    In blocks, so that the memory is that of the largest tensor, however many hospitals there are.
 
     Raises:
         WeightsError: the updates do not have the same tensors.
@@ -46,11 +49,20 @@ def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> None:
 
 
 def _averages(files: Sequence[TensorFile], shares: Sequence[float]) -> Iterator[tuple[str, Float32Array]]:
+    part = np.empty(BLOCK_FLOATS, np.float32)
+    scaled, total = np.empty(BLOCK_FLOATS), np.empty(BLOCK_FLOATS)
     for name in sorted(files[0].tensors):
-        total = np.zeros(files[0].tensors[name].shape, dtype=np.float64)
-        for file, share in zip(files, shares, strict=True):
-            total += share * file.read(name).astype(np.float64)
-        yield name, total.astype(np.float32)
+        average = np.empty(files[0].tensors[name].shape, np.float32)
+        flat = average.reshape(-1)
+        for first in range(0, flat.size, BLOCK_FLOATS):
+            count = min(BLOCK_FLOATS, flat.size - first)
+            total[:count] = 0
+            for file, share in zip(files, shares, strict=True):
+                file.read_block(name, first, part[:count])
+                np.multiply(part[:count], share, out=scaled[:count], dtype=np.float64)
+                total[:count] += scaled[:count]
+            flat[first : first + count] = total[:count]
+        yield name, average
 
 
 def check_update(weights: Path, global_model: Path, max_norm: float) -> float:
@@ -64,10 +76,7 @@ def check_update(weights: Path, global_model: Path, max_norm: float) -> float:
         with TensorFile(weights) as update, TensorFile(global_model) as model:
             require_same_shapes(update, model.shapes)
             for name in model.tensors:
-                change = update.read(name) - model.read(name)
-                if not np.isfinite(change).all():
-                    raise UpdateRejectedError(f"{name} holds a number that is not finite")
-                square += float(np.vdot(change, change))
+                square += _squared_change(update, model, name)
     except WeightsError as error:
         raise UpdateRejectedError(f"not the weights of this task's model: {error}") from error
     norm = float(np.sqrt(square))
@@ -76,3 +85,19 @@ def check_update(weights: Path, global_model: Path, max_norm: float) -> float:
             f"its change has norm {norm:.6g}, beyond the task's bound of {max_norm:.6g}"
         )
     return norm
+
+
+def _squared_change(update: TensorFile, model: TensorFile, name: str) -> float:
+    """The squared norm of what an update changes in one tensor."""
+    square = 0.0
+    floats = int(np.prod(model.shapes[name], dtype=np.int64))
+    change, before = np.empty(BLOCK_FLOATS, np.float32), np.empty(BLOCK_FLOATS, np.float32)
+    for first in range(0, floats, BLOCK_FLOATS):
+        count = min(BLOCK_FLOATS, floats - first)
+        update.read_block(name, first, change[:count])
+        model.read_block(name, first, before[:count])
+        change[:count] -= before[:count]
+        if not np.isfinite(change[:count]).all():
+            raise UpdateRejectedError(f"{name} holds a number that is not finite")
+        square += float(np.vdot(change[:count], change[:count]))
+    return square

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import mmap
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,7 @@ class TensorInfo:
 
 
 class TensorFile:
-    """A weights file, mapped read-only. Only float32, in the order of the names, without gaps: one form, or refused.
+    """A weights file, open for reading. Only float32, in the order of the names, without gaps: one form, or refused.
 
     Raises:
         WeightsError: the file is not such a safetensors file; the message names the tensor.
@@ -38,15 +39,11 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size < 8:
-                raise WeightsError(f"expected a safetensors file of at least 8 bytes, got {size}")
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = path.open("rb", buffering=0)
         try:
-            self.tensors, self.metadata, self._data = _parse_header(self._map)
+            self.tensors, self.metadata, self._data = _read_header(self._file)
         except WeightsError:
-            self._map.close()
+            self._file.close()
             raise
 
     def __enter__(self) -> TensorFile:
@@ -55,7 +52,7 @@ class TensorFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._map.close()
+        self._file.close()
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,11 +60,25 @@ class TensorFile:
         return {name: info.shape for name, info in self.tensors.items()}
 
     def read(self, name: str) -> Float32Array:
-        """The tensor of that name, copied out of the file."""
-        info = self.tensors[name]
-        # a copy: a view would keep the mapping alive behind the caller's back
-        raw = self._map[self._data + info.begin : self._data + info.end]
-        return np.frombuffer(raw, dtype="<f4").reshape(info.shape)
+        """The tensor of that name."""
+        tensor = np.empty(self.tensors[name].shape, dtype="<f4")
+        self.read_block(name, 0, tensor.reshape(-1))
+        return tensor
+
+    def read_block(self, name: str, first: int, out: Float32Array) -> None:
+        """Fill `out`, flat and contiguous, with the tensor's numbers from the `first` one on, in C order.
+
+        Raises:
+            WeightsError: the file has become shorter since it was opened.
+        """
+        # not mapped: a mapping would count as memory in use, and kill this process if the file were cut
+        at = self._data + self.tensors[name].begin + 4 * first
+        left = out.view(np.uint8).data
+        while left:
+            count = os.preadv(self._file.fileno(), [left], at)
+            if not count:
+                raise WeightsError(f"{name}: {self.path.name} was cut while it was read")
+            left, at = left[count:], at + count
 
 
 def write_tensors(
@@ -118,16 +129,15 @@ def require_same_shapes(file: TensorFile, expected: Mapping[str, tuple[int, ...]
         raise WeightsError(f"{unknown[0]}: the task's model has no such tensor")
 
 
-def _parse_header(data: mmap.mmap) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
-    length = int.from_bytes(data[:8], "little")
-    if length > min(MAX_HEADER_BYTES, len(data) - 8):
+def _read_header(file: FileIO) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
+    """The tensors, the metadata, and where the data begin."""
+    size = os.fstat(file.fileno()).st_size
+    if size < 8:
+        raise WeightsError(f"expected a safetensors file of at least 8 bytes, got {size}")
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(MAX_HEADER_BYTES, size - 8):
         raise WeightsError(f"the header says it has {length} bytes, more than the file or any honest header")
-    try:
-        header = json.loads(data[8 : 8 + length])
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"expected a safetensors header in JSON; {error}") from error
-    if not isinstance(header, dict):
-        raise WeightsError("expected a safetensors header, a JSON object")
+    header = _parse_json(file.read(length))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise WeightsError("__metadata__: expected texts by name")
@@ -136,9 +146,19 @@ def _parse_header(data: mmap.mmap) -> tuple[dict[str, TensorInfo], dict[str, str
     for name in sorted(header):
         tensors[name] = info = _parse_entry(name, header[name], offset)
         offset = info.end
-    if 8 + length + offset != len(data):
-        raise WeightsError(f"the tensors need {offset} bytes, the file has {len(data) - 8 - length}")
+    if 8 + length + offset != size:
+        raise WeightsError(f"the tensors need {offset} bytes, the file has {size - 8 - length}")
     return tensors, metadata, 8 + length
+
+
+def _parse_json(text: bytes) -> dict[str, object]:
+    try:
+        header = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"expected a safetensors header in JSON; {error}") from error
+    if not isinstance(header, dict):
+        raise WeightsError("expected a safetensors header, a JSON object")
+    return header
 
 
 def _parse_entry(name: str, entry: object, begin: int) -> TensorInfo:
