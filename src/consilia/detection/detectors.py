@@ -74,6 +74,8 @@ def _faster_rcnn(num_classes: int, image_size: int) -> nn.Module:
         rpn_post_nms_top_n_train=200,
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_test=100,
+        # with one anchor size a level few anchors pass the usual 0.7, and proposals learn to fit from too few
+        rpn_fg_iou_thresh=0.5,
         rpn_batch_size_per_image=128,
         box_batch_size_per_image=64,
         box_head=TwoMLPHead(PYRAMID_CHANNELS * 7 * 7, HEAD_FEATURES),

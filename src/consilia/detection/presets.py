@@ -24,31 +24,31 @@ class Preset:
 
 PHANTOM = Preset(
     name="phantom",
-    image_size=192,
-    rounds=8,
-    local_steps=18,
+    image_size=160,
+    rounds=10,
+    local_steps=60,
     learning_rate=1e-3,
-    batch_size=4,
+    batch_size=1,
     reason="",
 )
 
 CT_HEMORRHAGE = Preset(
     name="ct_hemorrhage",
-    image_size=192,
-    rounds=12,
-    local_steps=20,
+    image_size=160,
+    rounds=14,
+    local_steps=75,
     learning_rate=1e-3,
-    batch_size=4,
+    batch_size=1,
     reason="",
 )
 
 BCCD = Preset(
     name="bccd",
     image_size=256,
-    rounds=10,
-    local_steps=25,
+    rounds=12,
+    local_steps=80,
     learning_rate=1e-3,
-    batch_size=4,
+    batch_size=1,
     reason="",
 )
 
