@@ -85,6 +85,37 @@ def test_an_envelope_opens_straight_from_the_reader(store, source):
     assert out.getvalue() == PLAINTEXT
 
 
+def test_an_envelope_is_seen_only_after_its_writer_committed(store, home):
+    with store.writer() as incoming:
+        incoming.stream.write(ENVELOPE)
+        incoming.stream.flush()
+        assert not store.has(SEALED.root)
+        assert list(store.roots()) == []
+        incoming.commit(SEALED.root)
+        assert object_path(home, SEALED.root).read_bytes() == ENVELOPE
+    assert object_path(home, SEALED.root).read_bytes() == ENVELOPE
+    assert_clean(home)
+
+
+def test_a_writer_that_fails_leaves_nothing(store, home):
+    with pytest.raises(ZeroDivisionError), store.writer() as incoming:
+        incoming.stream.write(ENVELOPE)
+        raise ZeroDivisionError
+    assert list(store.roots()) == []
+    assert_clean(home)
+
+
+def test_a_writer_leaves_alone_what_is_there(store, home, source):
+    store.put(SEALED.root, source)
+    before = object_path(home, SEALED.root).stat().st_ino
+    with store.writer() as incoming:
+        incoming.stream.write(b"cut")
+        incoming.commit(SEALED.root)
+    assert object_path(home, SEALED.root).stat().st_ino == before
+    assert object_path(home, SEALED.root).read_bytes() == ENVELOPE
+    assert_clean(home)
+
+
 def test_a_second_store_on_the_same_directory_sees_it(store, home, source):
     store.put(SEALED.root, source)
     assert DirectoryStore(home).has(SEALED.root)

@@ -30,13 +30,11 @@ def publish_artifact(
     known = state.artifact(name)
     if known is not None and store.has(known.root):
         return known
-    sealed_path = plaintext.with_name(plaintext.name + ".envelope")
-    with plaintext.open("rb") as source, sealed_path.open("wb") as target:
-        sealed = seal(source, target, recipients, context, rho=os.urandom(32))
-    artifact = SealedArtifact(sealed.root, sealed.key_hash, sealed.size, sealed.secret)
-    state.keep_artifact(name, artifact)
-    store.put(artifact.root, sealed_path)
-    sealed_path.unlink()
+    with plaintext.open("rb", buffering=0) as source, store.writer() as incoming:
+        sealed = seal(source, incoming.stream, recipients, context, rho=os.urandom(32))
+        artifact = SealedArtifact(sealed.root, sealed.key_hash, sealed.size, sealed.secret)
+        state.keep_artifact(name, artifact)
+        incoming.commit(artifact.root)
     return artifact
 
 

@@ -10,6 +10,19 @@ from typing import BinaryIO, Protocol
 from consilia.values import Digest
 
 
+class Incoming(Protocol):
+    """An envelope on its way into a store: nobody sees it before `commit`."""
+
+    stream: BinaryIO
+    """Where its bytes are written, from the first to the last."""
+
+    def commit(self, root: Digest) -> None:
+        """Give it its name; one of this root that is there already is left alone.
+
+        The store takes the writer's word for the root: sealing has hashed the same bytes, and every reader checks.
+        """
+
+
 class ArtifactStore(Protocol):
     """What the roles ask of a store: a directory today, object storage behind the same names.
 
@@ -22,6 +35,9 @@ class ArtifactStore(Protocol):
         Raises:
             ObjectDamagedError: `source` is not the envelope with this root. Nothing else ever gets in.
         """
+
+    def writer(self) -> AbstractContextManager[Incoming]:
+        """Take in an envelope as it is being sealed, without a copy elsewhere; left uncommitted, it is gone."""
 
     def get(self, root: Digest, target: Path) -> None:
         """Copy an envelope to `target`, which appears only when it is whole and has this root.

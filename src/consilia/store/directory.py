@@ -7,17 +7,14 @@ link that fails where the name is taken: no crash, full disk or second writer le
 from __future__ import annotations
 
 import io
+import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-
-import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore
+from typing import BinaryIO
 
 from consilia.artifact import RootHasher
 from consilia.errors import (
@@ -29,11 +26,7 @@ from consilia.errors import (
 )
 from consilia.values import Digest
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
 _BLOCK_BYTES = 1 << 20
-_PART_BYTES = 4 << 20
 _ABANDONED_SECONDS = 24 * 3600
 _OBJECT_NAME = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
@@ -51,27 +44,33 @@ class DirectoryStore:
         self._incoming = path / "incoming"
         try:
             self._incoming.mkdir(parents=True, exist_ok=True)
-            self._objects = LocalStore(path)
             self._sweep()
-        except (OSError, BaseError) as error:
+        except OSError as error:
             raise StoreUnreachableError(f"the store {path} cannot be used: {_first_line(error)}") from error
 
     def put(self, root: Digest, source: Path) -> None:
         """See `ArtifactStore.put`. Proof against a dying process; after a power cut, `get` tells."""
         if self.has(root):
             return
-        staged = f"{self._incoming.name}/{secrets.token_hex(16)}"
         try:
-            with source.open("rb") as file, self._errors(root):
-                blocks = _checked_blocks(file, root)
-                obstore.put(self._objects, staged, blocks, chunk_size=_PART_BYTES, max_concurrency=2)
-                obstore.rename(self._objects, staged, _object_name(root), overwrite=False)
-        except AlreadyExistsError:  # another writer was faster, with the same bytes
-            obstore.delete(self._objects, staged)
+            with source.open("rb") as file, self.writer() as incoming:
+                for block in _checked_blocks(file, root):
+                    incoming.stream.write(block)
+                incoming.commit(root)
         except OSError as error:
             raise StoreError(
                 f"{source} cannot be put into the store {self._path}: {_first_line(error)}"
             ) from error
+
+    @contextmanager
+    def writer(self) -> Iterator[StagedFile]:
+        """See `ArtifactStore.writer`. An OSError while writing is the caller's to name."""
+        staged = self._incoming / secrets.token_hex(16)
+        try:
+            with staged.open("xb") as stream:
+                yield StagedFile(stream, staged, self._object)
+        finally:
+            staged.unlink(missing_ok=True)
 
     def get(self, root: Digest, target: Path) -> None:
         """See `ArtifactStore.get`."""
@@ -90,38 +89,27 @@ class DirectoryStore:
     def reader(self, root: Digest) -> Iterator[BinaryIO]:
         """See `ArtifactStore.reader`."""
         with self._errors(root):
-            size = obstore.head(self._objects, _object_name(root))["size"]
-        with io.BufferedReader(_ObjectReader(self, root, size), _BLOCK_BYTES) as stream:
+            stream = _ObjectReader(self._object(root), root)
+        with stream:
             yield stream
 
     def has(self, root: Digest) -> bool:
         """See `ArtifactStore.has`."""
-        try:
-            with self._errors(root):
-                obstore.head(self._objects, _object_name(root))
-        except ObjectMissingError:
-            return False
-        return True
+        return self._object(root).is_file()
 
     def delete(self, root: Digest) -> None:
         """See `ArtifactStore.delete`."""
-        try:
-            with self._errors(root):
-                obstore.delete(self._objects, _object_name(root))
-        except ObjectMissingError:
-            pass
+        with self._errors(root):
+            self._object(root).unlink(missing_ok=True)
 
     def roots(self) -> Iterator[Digest]:
         """See `ArtifactStore.roots`. Files that are not named like an object are passed over."""
-        for page in obstore.list(self._objects):
-            for entry in page:
-                if named := _OBJECT_NAME.fullmatch(entry["path"]):
-                    yield Digest.from_hex(named[2])
+        for path in self._path.glob("??/*"):
+            if named := _OBJECT_NAME.fullmatch(f"{path.parent.name}/{path.name}"):
+                yield Digest.from_hex(named[2])
 
-    def read_range(self, root: Digest, start: int, end: int) -> Buffer:
-        """Bytes `start` to `end` of an object, NOT verified."""
-        with self._errors(root):
-            return obstore.get_range(self._objects, _object_name(root), start=start, end=end)
+    def _object(self, root: Digest) -> Path:
+        return self._path / root.hex()[:2] / root.hex()
 
     def _sweep(self) -> None:
         oldest = time.time() - _ABANDONED_SECONDS
@@ -138,35 +126,41 @@ class DirectoryStore:
             yield
         except FileNotFoundError as error:
             raise ObjectMissingError(f"the store {self._path} has no object {root}") from error
-        except AlreadyExistsError:
-            raise
-        except BaseError as error:
+        except OSError as error:
             raise StoreError(
                 f"the store {self._path} failed on object {root}: {_first_line(error)}"
             ) from error
 
 
-class _ObjectReader(io.RawIOBase):
-    """Reads an object from its beginning to its end, a range at a time."""
+class StagedFile:
+    """An envelope under `incoming/`."""
 
-    def __init__(self, store: DirectoryStore, root: Digest, size: int) -> None:
-        self._store = store
+    def __init__(self, stream: BinaryIO, path: Path, name_of: Callable[[Digest], Path]) -> None:
+        self.stream = stream
+        self._path = path
+        self._name_of = name_of
+
+    def commit(self, root: Digest) -> None:
+        """See `Incoming.commit`."""
+        self.stream.flush()
+        name = self._name_of(root)
+        name.parent.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # another writer was faster, with the same bytes
+            os.link(self._path, name)
+
+
+class _ObjectReader(io.FileIO):
+    """Reads an object as its file does; what the disk fails on, the store does."""
+
+    def __init__(self, path: Path, root: Digest) -> None:
+        super().__init__(path)
         self._root = root
-        self._size = size
-        self._at = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int:
-        target = memoryview(buffer).cast("B")
-        end = min(self._at + len(target), self._size)
-        if end <= self._at:
-            return 0
-        data = memoryview(self._store.read_range(self._root, self._at, end))
-        target[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return super().read(-1 if size is None else size) or b""
+        except OSError as error:
+            raise StoreError(f"object {self._root} cannot be read: {_first_line(error)}") from error
 
 
 def _checked_blocks(source: BinaryIO, root: Digest) -> Iterator[bytes]:
@@ -185,10 +179,6 @@ def _checked_blocks(source: BinaryIO, root: Digest) -> Iterator[bytes]:
         raise ObjectDamagedError(
             f"object {root} is damaged: its bytes have the root {found}; delete it and put it in again"
         )
-
-
-def _object_name(root: Digest) -> str:
-    return f"{root.hex()[:2]}/{root.hex()}"
 
 
 def _first_line(error: Exception) -> str:
