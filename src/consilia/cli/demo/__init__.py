@@ -16,6 +16,7 @@ def demo(
     rounds: int = typer.Option(0, min=0, help="Rounds of training; 0 takes the preset of the data."),
     local_steps: int = typer.Option(0, min=0, help="Steps of a hospital in a round; 0 takes the preset."),
     image_size: int = typer.Option(0, min=0, help="Longer side of the images in pixels; 0 takes the preset."),
+    batch_size: int = typer.Option(0, min=0, help="Images a step; 0 takes the preset."),
     data: Path | None = typer.Option(
         None,
         exists=True,
@@ -44,6 +45,7 @@ def demo(
         local_steps=local_steps or preset.local_steps,
         image_size=image_size or preset.image_size,
         learning_rate=preset.learning_rate,
+        batch_size=batch_size or preset.batch_size,
         detector=detector,
         seed=seed,
         data=data.resolve() if data else None,

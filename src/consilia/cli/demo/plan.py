@@ -27,6 +27,7 @@ class Plan(BaseModel):
     local_steps: int
     image_size: int
     learning_rate: float
+    batch_size: int
     detector: str
     seed: int
     data: Path | None

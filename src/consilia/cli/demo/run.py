@@ -142,6 +142,7 @@ seed = {plan.seed}
 rounds = {plan.rounds}
 local_steps = {plan.local_steps}
 learning_rate = {plan.learning_rate}
+batch_size = {plan.batch_size}
 
 [terms]
 quorum = {max(2, plan.hospitals - 1)}
