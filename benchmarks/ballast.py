@@ -58,7 +58,9 @@ def require_exact(tensors: Sequence[npt.NDArray[np.float32]], expected: np.float
     """
     for tensor in tensors:
         if not (tensor == expected).all():
-            raise AssertionError(f"expected every weight to be {expected!r}, got {tensor[tensor != expected][:3]}")
+            raise AssertionError(
+                f"expected every weight to be {expected!r}, got {tensor[tensor != expected][:3]}"
+            )
 
 
 class BallastTrainer:

@@ -1,4 +1,7 @@
-"""A hospital as `consilia hospital run` starts it, with the ballast for its local work: `python -m ballast_hospital HOME`."""
+"""A hospital as `consilia hospital run` starts it, but with the ballast for its local work.
+
+python -m ballast_hospital HOME
+"""
 
 from __future__ import annotations
 

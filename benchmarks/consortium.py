@@ -116,7 +116,12 @@ def require_average(home: Path, homes: Homes, rounds: int) -> None:
 def main() -> None:
     """Make the homes, run the task, check the model, and only then say how long it took."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `with Processes()` ends its children
-    home, megabytes, hospitals, rounds = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    home, megabytes, hospitals, rounds = (
+        Path(sys.argv[1]),
+        float(sys.argv[2]),
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+    )
     began = time.time()
     homes = make_homes(home, hospitals, rounds, megabytes)
     started = time.time()

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,13 +38,13 @@ class Measured:
     set_up_seconds: float
     start_up_seconds: float
     round_seconds: tuple[float, ...]
-    round_cpu_seconds: tuple[float, ...]
+    round_cpu_seconds: tuple[dict[str, float], ...]
+    """By kind of process."""
     job_seconds: float
     peak_rss_mb: float
     peak_pss_mb: float
     processes: int
-    cpu_seconds: float
-    cpu_seconds_by_kind: dict[str, float]
+    cpu_seconds: dict[str, float]
     phase_seconds: dict[str, float]
     load_before: float
     others_share: float
@@ -57,7 +58,7 @@ class Measured:
     @property
     def typical_cpu_seconds(self) -> float:
         """The same of its processor time."""
-        return median(self.round_cpu_seconds[1:] or self.round_cpu_seconds)
+        return median(sum(used.values()) for used in self.round_cpu_seconds[1:] or self.round_cpu_seconds)
 
 
 def measure(job: str, megabytes: float, hospitals: int, rounds: int, home: Path) -> Measured:
@@ -67,8 +68,19 @@ def measure(job: str, megabytes: float, hospitals: int, rounds: int, home: Path)
         SystemExit: the job failed, or its model was wrong.
     """
     home.mkdir()
-    command = [sys.executable, str(FOLDER / f"{job}.py"), str(home), str(megabytes), str(hospitals), str(rounds)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER)}
+    command = [
+        sys.executable,
+        str(FOLDER / f"{job}.py"),
+        str(home),
+        str(megabytes),
+        str(hospitals),
+        str(rounds),
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(FOLDER) + os.environ.get("INST", ""),
+    }
     load, busy, began = os.getloadavg()[0], _busy_seconds(), time.monotonic()
     process = subprocess.Popen(command, env=environment)
     sampler = TreeSampler(process.pid)
@@ -84,7 +96,7 @@ def measure(job: str, megabytes: float, hospitals: int, rounds: int, home: Path)
     seconds, busy = time.monotonic() - began, _busy_seconds() - busy
     result = json.loads((home / "rounds.json").read_text())
     times, samples = result["times"], sampler.samples
-    rounds_between = list(zip(times, times[1:], strict=False))
+    rounds_between = list(pairwise(times))
     cpu_seconds = samples[-1].cpu_seconds
     return Measured(
         job=job,
@@ -98,10 +110,9 @@ def measure(job: str, megabytes: float, hospitals: int, rounds: int, home: Path)
         peak_pss_mb=max(sample.pss_mb for sample in samples),
         processes=max(sample.processes for sample in samples),
         cpu_seconds=cpu_seconds,
-        cpu_seconds_by_kind=sampler.cpu_by_name(),
         phase_seconds=phases(result.get("steps", [])),
         load_before=load,
-        others_share=max(0.0, busy - cpu_seconds) / seconds / (os.cpu_count() or 1),
+        others_share=max(0.0, busy - sum(cpu_seconds.values())) / seconds / (os.cpu_count() or 1),
     )
 
 
@@ -127,7 +138,16 @@ def phases(steps: Iterable[dict[str, Any]]) -> dict[str, float]:
 def print_report(console: Console, pairs: Sequence[tuple[Measured, Measured]]) -> None:
     """Tables of what was measured; each pair is the plain loop and the real thing."""
     table = Table(title="Federated averaging with trivial local work")
-    for column in ("", "s a round", "each", "over the loop", "CPU s a round", "start-up s", "RSS / PSS MB", "others"):
+    for column in (
+        "",
+        "s a round",
+        "each",
+        "over the loop",
+        "CPU s a round",
+        "start-up s",
+        "RSS / PSS MB",
+        "others",
+    ):
         table.add_column(column, justify="left" if not column else "right")
     for plain, real in pairs:
         for item in (plain, real):
@@ -140,8 +160,15 @@ def print_report(console: Console, pairs: Sequence[tuple[Measured, Measured]]) -
         for name, seconds in real.phase_seconds.items():
             where.add_row(name, f"{seconds:.3f}")
         console.print(where)
-        kinds = ", ".join(f"{name} {used:.1f}" for name, used in sorted(real.cpu_seconds_by_kind.items()))
-        console.print(f"CPU seconds of the whole job: {kinds}")
+        console.print(
+            f"CPU seconds a round: {_by_kind(real.round_cpu_seconds[1:] or real.round_cpu_seconds)}"
+        )
+        console.print(f"CPU seconds of the whole job: {_by_kind([real.cpu_seconds])}")
+
+
+def _by_kind(used: Sequence[dict[str, float]]) -> str:
+    kinds = {kind: median(item.get(kind, 0.0) for item in used) for kind in used[-1]}
+    return ", ".join(f"{kind} {seconds:.2f}" for kind, seconds in sorted(kinds.items()))
 
 
 def _row(item: Measured, plain: Measured) -> tuple[str, ...]:
@@ -173,7 +200,9 @@ def main() -> None:
         for megabytes in options.megabytes:
             jobs = ("plain_loop", "consortium")
             plain, real = (
-                measure(job, megabytes, options.hospitals, options.rounds, Path(folder) / f"{job}-{megabytes:g}")
+                measure(
+                    job, megabytes, options.hospitals, options.rounds, Path(folder) / f"{job}-{megabytes:g}"
+                )
                 for job in jobs
             )
             pairs.append((plain, real))

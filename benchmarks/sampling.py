@@ -21,7 +21,8 @@ class Sample:
     processes: int
     rss_mb: float
     pss_mb: float
-    cpu_seconds: float
+    cpu_seconds: dict[str, float]
+    """By kind of process."""
 
 
 class TreeSampler:
@@ -30,7 +31,7 @@ class TreeSampler:
     def __init__(self, pid: int) -> None:
         self._root = pid
         self._cpu: dict[tuple[int, int], float] = {}
-        self.names: dict[tuple[int, int], str] = {}
+        self._kinds: dict[tuple[int, int], str] = {}
         self.samples: list[Sample] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -41,41 +42,43 @@ class TreeSampler:
         self._stop.set()
         self._thread.join()
 
-    def cpu_by_name(self) -> dict[str, float]:
-        """Processor seconds by kind of process."""
-        seconds: dict[str, float] = {}
-        for key, used in self._cpu.items():
-            seconds[self.names[key]] = seconds.get(self.names[key], 0.0) + used
-        return seconds
+    def cpu_between(self, begin: float, end: float) -> dict[str, float]:
+        """Processor seconds by kind of process between two moments, interpolated between samples."""
+        before, after = self._cpu_at(begin), self._cpu_at(end)
+        return {kind: seconds - before.get(kind, 0.0) for kind, seconds in after.items()}
 
-    def cpu_between(self, begin: float, end: float) -> float:
-        """Processor seconds between two moments, interpolated between samples."""
-        return self._cpu_at(end) - self._cpu_at(begin)
-
-    def _cpu_at(self, moment: float) -> float:
-        before = self.samples[0]
-        for sample in self.samples:
-            if sample.time >= moment:
-                share = (moment - before.time) / (sample.time - before.time) if sample is not before else 0.0
-                return before.cpu_seconds + share * (sample.cpu_seconds - before.cpu_seconds)
-            before = sample
-        return before.cpu_seconds
+    def _cpu_at(self, moment: float) -> dict[str, float]:
+        earlier = self.samples[0]
+        for later in self.samples[1:]:
+            if later.time >= moment:
+                share = (moment - earlier.time) / (later.time - earlier.time)
+                return {
+                    kind: seconds - (1 - share) * (seconds - earlier.cpu_seconds.get(kind, 0.0))
+                    for kind, seconds in later.cpu_seconds.items()
+                }
+            earlier = later
+        return earlier.cpu_seconds
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_SECONDS):
             self.samples.append(self._sample())
 
     def _sample(self) -> Sample:
-        pids = _tree(self._root)
+        processes = _tree(self._root)
         rss = pss = 0.0
-        for pid, start, cpu_seconds in pids:
+        for pid, start, cpu_seconds in processes:
             key = (pid, start)
-            if key not in self.names or cpu_seconds < 2:  # a forked child takes another name when it executes
-                self.names[key] = _kind(pid) or self.names.get(key, "other")
+            if (
+                key not in self._kinds or cpu_seconds < 2
+            ):  # a forked child takes another name when it executes
+                self._kinds[key] = _kind(pid) or self._kinds.get(key, "other")
             self._cpu[key] = cpu_seconds
             memory = _memory_mb(pid)
             rss, pss = rss + memory[0], pss + memory[1]
-        return Sample(time.time(), len(pids), rss, pss, sum(self._cpu.values()))
+        by_kind: dict[str, float] = {}
+        for key, cpu_seconds in self._cpu.items():
+            by_kind[self._kinds[key]] = by_kind.get(self._kinds[key], 0.0) + cpu_seconds
+        return Sample(time.time(), len(processes), rss, pss, by_kind)
 
 
 def _tree(root: int) -> list[tuple[int, int, float]]:
