@@ -20,6 +20,7 @@ from eth_account import Account
 
 from consilia.cli.demo.layout import MemberKeys, founders_of
 from consilia.crypto.keys import Identity, ScryptCost, save_account, save_identity
+from consilia.errors import LedgerUnreachableError
 from consilia.federation.tensors import Float32Array, TensorFile, write_tensors
 from consilia.ledger.deployment import deploy
 from consilia.ledger.embedded.genesis import Genesis
@@ -86,7 +87,9 @@ class TinyTrainer:
         """What a liar does to its weights before it hands them in."""
 
     def train(self, weights: Path, round_index: int) -> tuple[float, int]:
-        self.weights = {name: tensor + np.float32(self.number) for name, tensor in read_weights(weights).items()}
+        self.weights = {
+            name: tensor + np.float32(self.number) for name, tensor in read_weights(weights).items()
+        }
         self.spoil(self.weights)
         return 0.25, 1
 
@@ -122,6 +125,13 @@ class Clock:
         return time.monotonic() + self.ahead_seconds
 
 
+class _Gone:
+    """In place of the ledger of a party that is to end."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise LedgerUnreachableError("this party was stopped")
+
+
 class ServerThread:
     """`Server.run_task` beside the test; `result` hands on what it returned or raised."""
 
@@ -133,7 +143,7 @@ class ServerThread:
     def _run(self, run: Callable[[], TaskLog]) -> None:
         try:
             self._outcome = run()
-        except BaseException as error:  # handed on by `result`
+        except BaseException as error:  # noqa: BLE001  # handed on by `result`
             self._outcome = error
 
     @property
@@ -228,7 +238,9 @@ class Consortium:
             tasks = self.tasks()
             if tasks and reached(tasks):
                 return tasks[max(tasks)]
-            assert time.monotonic() < deadline, f"still waiting; the server said {self.steps['server'].said[-3:]}"
+            assert time.monotonic() < deadline, (
+                f"still waiting; the server said {self.steps['server'].said[-3:]}"
+            )
             if indices:
                 self.step(*indices)
             time.sleep(0.01)
@@ -332,6 +344,13 @@ class Consortium:
             return examined
 
         self.server._collect = collect_then_step  # type: ignore[method-assign]
+
+    def silence_the_server(self) -> None:
+        """The server stops for good, wherever it is."""
+        assert self.thread is not None
+        self.server.ledger = _Gone()  # type: ignore[assignment]
+        with pytest.raises(LedgerUnreachableError):
+            self.thread.result()
 
     def object_path(self, root: Digest) -> Path:
         """Where the store keeps an object."""

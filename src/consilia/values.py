@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
+from itertools import accumulate
+from typing import Any, TypeAlias
 
 Address: TypeAlias = str
 """A ledger account as an EIP-55 checksummed hex string."""
@@ -97,3 +99,37 @@ def canonical_json(value: Json) -> bytes:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN; equal values, equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
+
+
+MAX_JSON_DEPTH = 32
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def parse_json(data: bytes) -> Any:
+    """Read JSON that a stranger wrote.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or something that `canonical_json` could not write again: NaN, half a
+            surrogate pair, a key given twice; or it is nested deeper than anything of ours.
+    """
+    # Python would follow the nesting until its stack ends, and take the process along
+    brackets = _JSON_STRING.sub(b"", data).translate(None, _NO_BRACKETS)
+    if max(accumulate(1 if byte in b"[{" else -1 for byte in brackets), default=0) > MAX_JSON_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
+    value = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+    json.dumps(
+        value, ensure_ascii=False, allow_nan=False
+    ).encode()  # fails on what has no UTF-8, and on 1e999
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return value

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from tests.consortium import REWARD_WEI, SHAPES, Consortium, read_weights
 
 from consilia.ledger.events import Claimed
+from tests.consortium import REWARD_WEI, SHAPES, Consortium, read_weights
 
 
 def test_four_hospitals_train_and_are_paid(four: Consortium) -> None:
@@ -14,7 +14,9 @@ def test_four_hospitals_train_and_are_paid(four: Consortium) -> None:
     assert task.finished and [len(current.updates) for current in task.rounds] == [4, 4]
     # examples 10, 20, 30, 40 and steps 1, 2, 3, 4: each round adds (10 + 40 + 90 + 160) / 100 to every weight
     for index in range(3):
-        weights = read_weights(next((four.home / "server" / "models").glob(f"*/round-{index:03d}.safetensors")))
+        weights = read_weights(
+            next((four.home / "server" / "models").glob(f"*/round-{index:03d}.safetensors"))
+        )
         assert {name: tensor.shape for name, tensor in weights.items()} == SHAPES
         assert all((tensor == np.float32(0.5 + 3 * index)).all() for tensor in weights.values())
     shares = [task.shares_wei[address] for address in four.addresses]

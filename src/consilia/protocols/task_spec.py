@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from consilia.errors import SpecError
-from consilia.values import Digest, canonical_json
+from consilia.values import Digest, canonical_json, parse_json
 
 MAX_SPEC_BYTES = 8192
 """The contract takes no longer spec; it would be gas for nothing."""
@@ -19,7 +18,7 @@ Privacy = Literal["transparent"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Purpose(_Section):
@@ -132,9 +131,10 @@ def parse_bytes(data: bytes) -> TaskSpec:
         SpecError: not JSON, not a valid spec, or valid but not in canonical form.
     """
     try:
-        spec = _validated(json.loads(data))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raw = parse_json(data)
+    except ValueError as error:
         raise SpecError(f"expected a TaskSpec as canonical JSON; {error}") from error
+    spec = _validated(raw)
     if spec.to_bytes() != data:
         raise SpecError(
             "the TaskSpec on the ledger is not in canonical form, so its digest proves nothing; refuse it"

@@ -5,17 +5,16 @@ Steps: 0 publish, 1 enrol and task keys, 2 round, 3 aggregate, 4 audit, 5 reward
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from consilia.errors import VerificationError
 from consilia.protocols.task_spec import TaskSpec
-from consilia.values import Address, ArtifactContext, ArtifactKind, Digest, canonical_json
+from consilia.values import Address, ArtifactContext, ArtifactKind, Digest, canonical_json, parse_json
 
 METRICS_KEY = "consilia.metrics"
 """Where an update's weights file carries its LocalMetrics, as canonical JSON."""
@@ -191,8 +190,8 @@ def _plain(value: object) -> Any:
 
 def _parsed(kind: type[Message], data: bytes, what: str) -> Message:
     try:
-        value: Message = TypeAdapter(kind).validate_python(json.loads(data), extra="forbid")
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        value: Message = TypeAdapter(kind).validate_python(parse_json(data), extra="forbid")
+    except ValueError as error:  # pydantic's ValidationError is one
         raise VerificationError(f"expected {what} as canonical JSON; {error}") from error
     if value.to_bytes() != data:
         raise VerificationError(f"expected {what} in canonical form, got another spelling of it")

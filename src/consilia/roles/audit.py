@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,13 +21,15 @@ from consilia.ledger.events import Claimed, Event, Funded, Refunded, UnclaimedWi
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.progress import Report
-from consilia.roles.server import read_metrics
+from consilia.roles.server import read_metrics, require_registered
 from consilia.roles.task_log import RoundLog, TaskLog, fold
 from consilia.settings import Network, ServerSettings, load
 from consilia.store.directory import DirectoryStore
-from consilia.values import Address, ArtifactContext, Digest
+from consilia.values import ArtifactContext, Digest
 
 CHAIN_FILE = Path("node/chain.sqlite")
+FORK_BLOCKS = 6
+"""Nodes that were stopped may differ in this many newest blocks at most."""
 
 
 @dataclass
@@ -59,21 +61,20 @@ def audit(home: Path, report: Report) -> AuditResult:
     with closing(open_readonly_provider(file, Genesis.load(network.genesis))) as provider:
         ledger = Ledger("chain file", deployment, provider=provider)
         events = ledger.events()
-        members = {member.account: member.recipient_key for member in ledger.members()}
-        escrow_wei = ledger.balance_wei(deployment.escrow)
+        open_wei, escrow_wei = ledger.open_wei(), ledger.balance_wei(deployment.escrow)
         block_seconds = {
             number: ledger.block(number).timestamp for number in {e.block_number for e in events}
         }
     result = AuditResult(chain, fold(events), deployment, block_seconds)
-    check_escrow(events, escrow_wei)
+    check_escrow(events, open_wei, escrow_wei)
     report("money conserved", escrow_wei=str(escrow_wei))
     store = DirectoryStore(network.store)
     with tempfile.TemporaryDirectory(prefix="consilia-audit-") as work:
         for task in result.tasks.values():
-            result.objects += check_objects(store, task, Path(work))
+            result.objects += check_objects(store, task, Path(work), report)
         report("store checked", objects=result.objects)
         for task in result.tasks.values():
-            examiner = Examiner(network, deployment, task, members, store, Path(work))
+            examiner = Examiner(network, deployment, task, store, Path(work))
             examiner.run(result, report)
     result.seconds = time.monotonic() - began
     return result
@@ -97,11 +98,34 @@ def replay_all(network: Network, report: Report) -> tuple[ReplayReport, Path]:
                 raise AuditError(f"{file.parent.parent.name}: {error}") from error
             report("chain replayed", file=file.parent.parent.name, height=reports[-1].height)
     best = max(range(len(files)), key=lambda index: reports[index].score)
+    for file, other in zip(files, reports, strict=True):
+        _check_same_history(network, (files[best], reports[best].height), (file, other.height))
     return reports[best], files[best]
 
 
-def check_escrow(events: list[Event], escrow_wei: int) -> None:
-    """Money conserved: what went into the escrow is what came out of it and what still lies there.
+def _check_same_history(network: Network, best: tuple[Path, int], other: tuple[Path, int]) -> None:
+    """Compare two chain files up to the blocks on which nodes that were stopped may still differ.
+
+    More work alone must not decide here: one hospital can rewrite its own file at leisure, with valid seals.
+    """
+    genesis, deployment = Genesis.load(network.genesis), Deployment.load(network.deployment)
+    with ExitStack() as stack:
+        ledgers = []
+        for file, _ in (best, other):
+            provider = stack.enter_context(closing(open_readonly_provider(file, genesis)))
+            ledgers.append(Ledger("chain file", deployment, provider=provider))
+        last = max(0, min(best[1], other[1]) - FORK_BLOCKS)
+        if ledgers[0].block(last).hash == ledgers[1].block(last).hash:
+            return
+        first = next(n for n in range(last + 1) if ledgers[0].block(n).hash != ledgers[1].block(n).hash)
+    names = [file.parent.parent.name for file, _ in (best, other)]
+    raise AuditError(f"{names[0]} and {names[1]} tell different histories from block {first} on")
+
+
+def check_escrow(events: list[Event], open_wei: int, balance_wei: int) -> None:
+    """Money conserved: what went into the escrow is what came out of it and what it still owes, and that is there.
+
+    Anybody can force wei upon a contract by destroying another one, so it may own more than it owes.
 
     Raises:
         AuditError: the sums differ.
@@ -110,54 +134,74 @@ def check_escrow(events: list[Event], escrow_wei: int) -> None:
     paid_out = sum(
         event.amount_wei for event in events if isinstance(event, Claimed | Refunded | UnclaimedWithdrawn)
     )
-    if paid_in - paid_out != escrow_wei:
+    if paid_in - paid_out != open_wei or balance_wei < open_wei:
         raise AuditError(
             f"the escrow took in {paid_in} wei and paid out {paid_out}, so {paid_in - paid_out} should be left; "
-            f"it holds {escrow_wei}"
+            f"it owes {open_wei} and holds {balance_wei}"
         )
 
 
-def registered_objects(task: TaskLog) -> list[tuple[str, Digest, int]]:
-    """Every root that a task registered: what it is, the root, and its size in bytes."""
-    objects: list[tuple[str, Digest, int]] = []
+@dataclass(frozen=True)
+class Registered:
+    """An object that a task registered; `needed` unless it is an update that entered no average."""
+
+    what: str
+    root: Digest
+    size: int
+    needed: bool = True
+
+
+def registered_objects(task: TaskLog) -> list[Registered]:
+    """Everything that a task registered."""
+    objects: list[Registered] = []
     if task.started:
-        objects.append(("the key string", task.started.key_string_root, task.started.key_string_size))
-    for current in task.rounds:
-        index = current.opened.round_index
         objects.append(
-            (f"the model that opens round {index}", current.opened.model_root, current.opened.model_size)
+            Registered("the key string", task.started.key_string_root, task.started.key_string_size)
         )
+    for current in task.rounds:
+        index, opened, closed = current.opened.round_index, current.opened, current.closed
+        objects.append(
+            Registered(f"the model that opens round {index}", opened.model_root, opened.model_size)
+        )
+        included = set(from_bitmap(closed.included)) if closed else set()
         for update in current.updates:
-            objects.append((f"the update of {update.hospital} in round {index}", update.root, update.size))
-        if (closed := current.closed) is not None:
-            objects.append((f"the report of round {index}", closed.report_root, closed.report_size))
-            objects.append((f"the model of round {index}", closed.model_root, closed.model_size))
+            what = f"the update of {update.hospital} in round {index}"
+            objects.append(Registered(what, update.root, update.size, update.position in included))
+        if closed is not None:
+            objects.append(Registered(f"the report of round {index}", closed.report_root, closed.report_size))
+            objects.append(Registered(f"the model of round {index}", closed.model_root, closed.model_size))
     return objects
 
 
-def check_objects(store: DirectoryStore, task: TaskLog, work: Path) -> int:
-    """Read every registered object of a task and compare it with its root and size; return how many there are.
+def check_objects(store: DirectoryStore, task: TaskLog, work: Path, report: Report) -> int:
+    """Read every registered object of a task and compare it with its root and size; return how many are there.
+
+    What a hospital registered and nobody used may be missing: one liar must not make every audit fail.
 
     Raises:
-        AuditError: one is missing, damaged, or of another size.
+        AuditError: one that was used is missing, damaged, or of another size.
     """
-    seen: set[Digest] = set()
-    for what, root, size in registered_objects(task):
-        if root in seen:
+    checked: set[Digest] = set()
+    for item in registered_objects(task):
+        if item.root in checked:
             continue
-        seen.add(root)
-        copy = work / "object"
         try:
-            store.get(root, copy)
-        except StoreError as error:
-            raise AuditError(f"task {task.task_id}, {what}: {error}") from error
-        actual = copy.stat().st_size
-        copy.unlink()
-        if actual != size:
-            raise AuditError(
-                f"task {task.task_id}, {what}: object {root} has {actual} bytes, registered were {size}"
-            )
-    return len(seen)
+            _check_object(store, item, work / "object")
+        except (AuditError, StoreError) as error:
+            if item.needed:
+                raise AuditError(f"task {task.task_id}, {item.what}: {error}") from error
+            report("unused object not in order", task_id=task.task_id, object=item.what, reason=str(error))
+        else:
+            checked.add(item.root)
+    return len(checked)
+
+
+def _check_object(store: DirectoryStore, item: Registered, copy: Path) -> None:
+    store.get(item.root, copy)
+    actual = copy.stat().st_size
+    copy.unlink()
+    if actual != item.size:
+        raise AuditError(f"object {item.root} has {actual} bytes, registered were {item.size}")
 
 
 class Examiner:
@@ -168,7 +212,6 @@ class Examiner:
         network: Network,
         deployment: Deployment,
         task: TaskLog,
-        members: dict[Address, bytes],
         store: DirectoryStore,
         work: Path,
     ) -> None:
@@ -179,7 +222,7 @@ class Examiner:
         self._contexts = TaskContexts(
             deployment.chain_id, deployment.training, task.task_id, task.published.server
         )
-        self._server_key = members[task.published.server]
+        self._server_key = task.recipients[task.published.server]
         self._identity = _server_identity(network)
 
     def run(self, result: AuditResult, report: Report) -> None:
@@ -236,7 +279,9 @@ class Examiner:
                 continue
             recipients = [self._task.task_keys[update.hospital], self._server_key]
             context = self._contexts.update(index, update.hospital)
-            path = self._open(update.root, recipients, context, f"update-{update.position}")
+            path = self._work / f"update-{update.position}"
+            opened = fetch_artifact(self._store, update.root, self._identity, recipients, context, path)
+            require_registered(opened, update)
             read_metrics(path, update)
             updates.append(WeightedUpdate(update.hospital, path, update.num_examples))
         derived = self._work / "derived"
@@ -257,6 +302,8 @@ class Examiner:
     def _check_copies(self) -> None:
         """The server keeps every global model in clear; its copies must be the registered ones."""
         task = self._task
+        if not task.rounds:
+            return
         digests = {current.opened.round_index: current.opened.model_digest for current in task.rounds}
         if task.finished:
             digests[len(task.rounds)] = task.finished.model_digest
@@ -266,7 +313,7 @@ class Examiner:
             if (first := folder / "round-000.safetensors").exists()
             and str(file_digest(first)) == task.spec.model.initial_digest
         ]
-        if task.rounds and not folders:
+        if not folders:
             raise AuditError(
                 f"task {task.task_id}: the server's copy of the initial model is missing or changed"
             )

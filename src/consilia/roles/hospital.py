@@ -9,12 +9,19 @@ from typing import Protocol
 
 from consilia.crypto.key_string import open_key_string
 from consilia.crypto.keys import Identity
-from consilia.errors import PolicyError, SpecError, TransactionRevertedError, VerificationError
+from consilia.errors import (
+    DatasetError,
+    PolicyError,
+    SpecError,
+    StoreError,
+    TransactionRevertedError,
+    VerificationError,
+)
 from consilia.protocols.policy import admit
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import METRICS_KEY, LocalMetrics, SkippedStudy
 from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
-from consilia.roles.party import Party
+from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
 from consilia.roles.task_log import RoundLog, TaskLog
 from consilia.settings import HospitalSettings
@@ -35,6 +42,9 @@ class LocalTrainer(Protocol):
         """Write the local weights w_k."""
 
 
+SERVER_GRACE_SECONDS = 3 * 86_400
+"""How long after a deadline a silent server is waited for (contracts/training.vy has the same number)."""
+
 TrainerFactory = Callable[[TaskSpec, int], LocalTrainer]
 """Makes the trainer of a TaskSpec; the number is this hospital's own random seed."""
 
@@ -52,6 +62,7 @@ class Hospital(Party):
         self._new_trainer = new_trainer
         self._trainers: dict[int, LocalTrainer] = {}
         self._task_keys: dict[int, Identity] = {}
+        self._over: set[int] = set()
 
     def run(self) -> None:
         """Follow the ledger and do what each task asks of this hospital, for ever."""
@@ -61,12 +72,14 @@ class Hospital(Party):
 
     def advance(self, task: TaskLog) -> None:
         """Do the next thing that a task asks of this hospital, if there is one."""
-        if self.state.fact(f"refused/{task.task_id}") or self.state.fact(f"done/{task.task_id}"):
+        if task.task_id in self._over or self.state.fact(f"refused/{task.task_id}"):
             return
         if self.address not in task.enrolled:
             self._consider(task)
         elif task.finished or task.died:
             self._finish(task)
+        elif time.time() >= task.deadline + SERVER_GRACE_SECONDS:
+            self._bury(task)
         elif (current := task.open_round) and current.update_of(self.address) is None:
             self._attempt(task, current)
 
@@ -79,7 +92,7 @@ class Hospital(Party):
             spec = task.spec
             admit(spec, self.settings.policy)
             self._trainer(task, spec)
-        except (PolicyError, SpecError) as refusal:
+        except (PolicyError, SpecError, DatasetError) as refusal:
             self.state.remember(f"refused/{task.task_id}", str(refusal))
             self.report("refused", task_id=task.task_id, reason=str(refusal))
             return
@@ -97,8 +110,7 @@ class Hospital(Party):
             started = task.started
             assert started is not None
             context = self.contexts(task).key_string()
-            members = [*task.enrolled, task.published.server]
-            recipients = [self.recipient_of(member) for member in members]
+            recipients = list(key_holders(task))
             path = self._work(f"keys-{task.task_id}")
             fetch_artifact(self.store, started.key_string_root, self.identity, recipients, context, path)
             key = open_key_string(path.read_bytes(), self.identity, context.encode())
@@ -121,7 +133,7 @@ class Hospital(Party):
             self._take_part(task, current)
         except TransactionRevertedError as error:
             self.report("update late", task_id=task.task_id, round_index=index, reason=error.reason)
-        except VerificationError as error:
+        except (VerificationError, StoreError, DatasetError, PolicyError) as error:
             self.report("round failed", task_id=task.task_id, round_index=index, reason=str(error))
 
     def _take_part(self, task: TaskLog, current: RoundLog) -> None:
@@ -135,7 +147,7 @@ class Hospital(Party):
             metrics = self._train(task, current, trainer, weights)
             metrics_digest = metrics.digest
         trained = time.monotonic()
-        recipients = [self._task_key(task).recipient, self.recipient_of(task.published.server)]
+        recipients = [self._task_key(task).recipient, task.recipients[task.published.server]]
         context = self.contexts(task).update(opened.round_index, self.address)
         self.state.remember(f"metrics/{name}", str(metrics_digest))
         artifact = publish_artifact(self.store, self.state, name, weights, recipients, context)
@@ -196,16 +208,36 @@ class Hospital(Party):
 
     # Step 5: reward
 
+    def _bury(self, task: TaskLog) -> None:
+        """Declare a task dead whose server fell silent: the hospitals are paid for what they handed in."""
+        try:
+            self.ledger.abort(f"abort/{task.task_id}", task.task_id)
+        except TransactionRevertedError as error:
+            self.report("abort refused", task_id=task.task_id, reason=error.reason)
+
     def _finish(self, task: TaskLog) -> None:
-        share_wei = task.shares_wei.get(self.address, 0)
-        owed = task.died is None or task.died.paid_rounds > 0
-        if owed and not task.shares_wei:
-            return  # not settled yet
-        if share_wei and self.address not in task.claimed:
-            self.ledger.claim(f"claim/{task.task_id}", task.task_id)
-        self.state.remember(f"done/{task.task_id}", "yes")
+        share_wei = task.shares_wei.get(self.address)
+        if share_wei is None and not task.settled:
+            self._settle_alone(task)
+            return
+        try:
+            if share_wei and self.address not in task.claimed:
+                self.ledger.claim(f"claim/{task.task_id}", task.task_id)
+        except TransactionRevertedError as error:
+            self.report("claim refused", task_id=task.task_id, reason=error.reason)
+        self._over.add(task.task_id)
         self._trainers.pop(task.task_id, None)
-        self.report("done", task_id=task.task_id, share_wei=str(share_wei), died=task.died is not None)
+        self.report("done", task_id=task.task_id, share_wei=str(share_wei or 0), died=task.died is not None)
+
+    def _settle_alone(self, task: TaskLog) -> None:
+        """The server has a week to divide the reward; after that each hospital draws its part by updates."""
+        handed_in = any(current.update_of(self.address) for current in task.rounds)
+        if not handed_in or time.time() < self.ledger.task(task.task_id).deadline:
+            return
+        try:
+            self.ledger.settle_by_updates(f"settle/{task.task_id}", task.task_id, self.address)
+        except TransactionRevertedError as error:
+            self.report("settlement refused", task_id=task.task_id, reason=error.reason)
 
     def _trainer(self, task: TaskLog, spec: TaskSpec) -> LocalTrainer:
         if task.task_id not in self._trainers:
@@ -213,7 +245,7 @@ class Hospital(Party):
             trainer = self._new_trainer(spec, int.from_bytes(seed[:4], "big"))
             if trainer.num_examples < spec.data.minimum_images:
                 raise PolicyError(
-                    f"the task wants {spec.data.minimum_images} images or more, this hospital has {trainer.num_examples}"
+                    f"the task wants {spec.data.minimum_images} images or more, there are {trainer.num_examples}"
                 )
             self._trainers[task.task_id] = trainer
         return self._trainers[task.task_id]

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from consilia.crypto import hpke
 from consilia.crypto.keys import Identity, load_account, load_identity
+from consilia.errors import EnvelopeError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import EventLog
@@ -52,13 +54,9 @@ class Party:
         deployment = self.ledger.deployment
         return TaskContexts(deployment.chain_id, deployment.training, task.task_id, task.published.server)
 
-    def recipient_of(self, member: Address) -> bytes:
-        """A member's long-term encryption key, as registered."""
-        return self.ledger.member(member).recipient_key
-
     def model_recipients(self, task: TaskLog) -> list[bytes]:
         """Who opens a task's global models: every enrolled hospital by its task key, and the server."""
-        return [*task.task_keys.values(), self.recipient_of(task.published.server)]
+        return [*task.task_keys.values(), task.recipients[task.published.server]]
 
     def tasks(self) -> dict[int, TaskLog]:
         """All tasks as the ledger tells them now."""
@@ -72,3 +70,22 @@ class Party:
             head = max(head, self._events.block)
             yield tasks
             head = self.ledger.wait(head, WAIT_SECONDS)
+
+
+def key_holders(task: TaskLog) -> dict[bytes, Address]:
+    """Whose long-term keys a task's key string is sealed to: the server's, then each hospital's.
+
+    A key of low order, or one that another member has, is passed over: the registry takes any 32 bytes, and one
+    such hospital must not spoil the envelope for all the others.
+    """
+    server = task.published.server
+    holders = {task.recipients[server]: server}
+    for hospital in task.enrolled:
+        recipient = task.recipients[hospital]
+        try:
+            hpke.check_recipients([*holders, recipient])
+            hpke.seal(recipient, b"", b"")  # fails for a key of low order
+        except EnvelopeError:
+            continue
+        holders[recipient] = hospital
+    return holders

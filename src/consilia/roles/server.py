@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from consilia.artifact import read_frame
+from consilia.crypto.envelope import Opened
 from consilia.crypto.key_string import seal_key_string
 from consilia.crypto.keys import Identity
-from consilia.errors import StoreError, TaskFailedError, UpdateRejectedError, VerificationError
+from consilia.errors import (
+    SpecError,
+    StoreError,
+    TaskFailedError,
+    TransactionRevertedError,
+    UpdateRejectedError,
+    VerificationError,
+)
 from consilia.federation.aggregate import WeightedUpdate, check_update, federated_average
 from consilia.federation.contribution import shares_by_samples
-from consilia.federation.tensors import TensorFile
+from consilia.federation.tensors import MAX_HEADER_BYTES, TensorFile
 from consilia.ledger.events import UpdateRegistered
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import (
@@ -31,7 +40,7 @@ from consilia.protocols.training import (
     to_bitmap,
 )
 from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
-from consilia.roles.party import Party
+from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
 from consilia.roles.state import SealedArtifact
 from consilia.roles.task_log import RoundLog, TaskLog
@@ -40,6 +49,9 @@ from consilia.values import Address, Digest
 
 OPENERS = 2
 """Updates opened at the same time. Ciphers and hashes release the interpreter lock; each holds one chunk in memory."""
+
+OVERTAKEN = ("training: task keys missing", "training: task key already issued")
+"""How the contract refuses what was decided before the newest enrolment was confirmed."""
 
 InitialModel = Callable[[TaskSpec, Path], None]
 """Writes w_0 of a spec into a file; the same bytes each time."""
@@ -89,6 +101,11 @@ class Closing:
         return cls(included=(included[0], included[1]), **values)
 
 
+def _group_name(hospitals: Iterable[Address]) -> str:
+    """Names a deed by whom it is for: done again for others, it is another deed."""
+    return str(Digest.of(",".join(sorted(hospitals)).encode()))[:16]
+
+
 def _closing_name(task_id: int, round_index: int) -> str:
     return f"closing/{task_id}/{round_index}"
 
@@ -108,10 +125,8 @@ class Server(Party):
         """
         task_id = self._publish(spec, initial_model)
         self._enrol(task_id)
-        task = self._task(task_id)
-        if task.started is None:
-            self._start(task)
-        for round_index in range(task.spec.training.rounds):
+        self._start(task_id)
+        for round_index in range(self._task(task_id).published.rounds):
             self._run_round(task_id, round_index)
         self._reward(task_id)
         return self._task(task_id)
@@ -124,7 +139,16 @@ class Server(Party):
         models.mkdir(parents=True, exist_ok=True)
         first = models / "round-000.safetensors"
         if not first.exists():
-            initial_model(spec, first)
+            partial = first.with_suffix(".partial")
+            initial_model(spec, partial)
+            with TensorFile(partial):
+                pass  # what no hospital could read is refused here
+            partial.replace(first)
+        if spec.model.initial_digest not in ("", str(file_digest(first))):
+            raise SpecError(
+                f"model.initial_digest: expected {file_digest(first)}, the initial model's, or none; "
+                f"got {spec.model.initial_digest}"
+            )
         model = spec.model.model_copy(update={"initial_digest": str(file_digest(first))})
         complete = spec.model_copy(update={"model": model})
         terms = complete.terms
@@ -157,22 +181,61 @@ class Server(Party):
             if over and len(task.enrolled) >= terms.quorum:
                 return
             if over:
-                self.ledger.abort(f"abort/{task_id}", task_id)
+                self._abort(task)
 
-    def _start(self, task: TaskLog) -> None:
+    def _abort(self, task: TaskLog) -> None:
+        """Declare a task dead; the log will tell, also where somebody else was faster.
+
+        Raises:
+            TaskFailedError: the contract waits, because enough updates came, though too few of them are usable.
+        """
+        try:
+            self.ledger.abort(f"abort/{task.task_id}", task.task_id)
+        except TransactionRevertedError as error:
+            current = task.open_round
+            if (
+                error.reason == "training: still alive"
+                and current
+                and len(current.updates) >= task.published.quorum
+            ):
+                raise TaskFailedError(
+                    f"round {current.opened.round_index} of task {task.task_id} cannot be closed: too many of its "
+                    f"{len(current.updates)} updates were rejected. The ledger lets the task end days after the "
+                    "deadline; run this again then, and the rest of the reward comes back"
+                ) from error
+            # else the newest block's clock is behind ours, or the task is dead already
+
+    def _start(self, task_id: int) -> None:
+        """Issue the task keys and open round 0."""
+        for tasks in self.follow():
+            if task_id not in tasks:
+                continue
+            self._refuse_dead(tasks[task_id])
+            if tasks[task_id].started:
+                return
+            try:
+                return self._start_with_enrolled(tasks[task_id])
+            except TransactionRevertedError as error:
+                if error.reason not in OVERTAKEN:
+                    raise  # otherwise somebody enrolled in a block that is confirmed only now
+
+    def _start_with_enrolled(self, task: TaskLog) -> None:
         task_id = task.task_id
         known = self.state.task_keys(task_id)
         fresh = {
             hospital: Identity.generate().secret_bytes for hospital in task.enrolled if hospital not in known
         }
         self.state.keep_task_keys(task_id, fresh)  # before the ledger hears of them
-        keys = {h: Identity.from_bytes(secret) for h, secret in self.state.task_keys(task_id).items()}
-        self.ledger.issue_keys(f"keys/{task_id}", task_id, {h: key.recipient for h, key in keys.items()})
+        kept = self.state.task_keys(task_id)
+        keys = {hospital: Identity.from_bytes(kept[hospital]) for hospital in task.enrolled}
+        unissued = {h: key.recipient for h, key in keys.items() if h not in task.task_keys}
+        if unissued:
+            self.ledger.issue_keys(f"keys/{task_id}/{_group_name(unissued)}", task_id, unissued)
         task = self._task(task_id)
         key_string = self._seal_keys(task, keys)
         model, model_digest = self._publish_model(task, 0)
         self.ledger.start_task(
-            f"start/{task_id}",
+            f"start/{task_id}/{_group_name(keys)}",
             task_id,
             key_string_root=key_string.root,
             key_string_size=key_string.size,
@@ -183,14 +246,13 @@ class Server(Party):
         self.report("started", task_id=task_id, hospitals=len(keys), key_string_bytes=key_string.size)
 
     def _seal_keys(self, task: TaskLog, keys: dict[Address, Identity]) -> SealedArtifact:
-        recipients = {self.recipient_of(hospital): key for hospital, key in keys.items()}
+        holders = key_holders(task)
+        sealed_keys = {recipient: keys[member] for recipient, member in holders.items() if member in keys}
         context = self.contexts(task).key_string()
         path = self._work(f"keys-{task.task_id}")
-        path.write_bytes(seal_key_string(recipients, context.encode()))
-        name = f"key string/{task.task_id}"
-        artifact = publish_artifact(
-            self.store, self.state, name, path, [*recipients, self.identity.recipient], context
-        )
+        path.write_bytes(seal_key_string(sealed_keys, context.encode()))
+        name = f"key string/{task.task_id}/{_group_name(keys)}"
+        artifact = publish_artifact(self.store, self.state, name, path, list(holders), context)
         path.unlink()
         return artifact
 
@@ -240,7 +302,7 @@ class Server(Party):
             if decision is Decision.AGGREGATE:
                 break
             if decision is Decision.GIVE_UP and time.time() >= current.opened.deadline:
-                self.ledger.abort(f"abort/{task_id}", task_id)
+                self._abort(task)
         return [examined[position] for position in sorted(examined)]
 
     def _examine(self, task: TaskLog, registered: UpdateRegistered) -> Examined:
@@ -250,9 +312,11 @@ class Server(Party):
         context = self.contexts(task).update(registered.round_index, hospital)
         recipients = [task.task_keys[hospital], self.identity.recipient]
         try:
-            fetch_artifact(self.store, registered.root, self.identity, recipients, context, target)
-            metrics = read_metrics(target, registered)
             model = self._model_path(task, registered.round_index)
+            self._refuse_oversize(registered, model)
+            opened = fetch_artifact(self.store, registered.root, self.identity, recipients, context, target)
+            require_registered(opened, registered)
+            metrics = read_metrics(target, registered)
             norm = check_update(target, model, task.spec.training.max_update_norm)
         except (VerificationError, StoreError) as error:
             self.report("update rejected", task_id=task.task_id, hospital=hospital, reason=str(error))
@@ -266,6 +330,16 @@ class Server(Party):
             norm=round(norm, 4),
         )
         return Examined(registered, target, metrics)
+
+    def _refuse_oversize(self, registered: UpdateRegistered, model: Path) -> None:
+        """Look at the length in clear first: one hospital must not fill this disk."""
+        most_bytes = model.stat().st_size + MAX_HEADER_BYTES
+        with self.store.reader(registered.root) as envelope:
+            came_bytes = read_frame(envelope).plaintext_bytes
+        if came_bytes > most_bytes:
+            raise UpdateRejectedError(
+                f"it has {came_bytes} bytes, an update of this model {most_bytes} at most"
+            )
 
     def _aggregate(self, task: TaskLog, round_index: int, examined: list[Examined]) -> Closing:
         """Average, seal the new model and the round report, and keep on disk what will be registered."""
@@ -303,7 +377,7 @@ class Server(Party):
     def _publish_model(self, task: TaskLog, round_index: int) -> tuple[SealedArtifact, Digest]:
         path = self._model_path(task, round_index)
         digest = file_digest(path)
-        name = f"model/{task.task_id}/{round_index}/{digest}"
+        name = f"model/{task.task_id}/{round_index}/{digest}/{_group_name(task.task_keys)}"
         context = self.contexts(task).model(round_index)
         return publish_artifact(
             self.store, self.state, name, path, self.model_recipients(task), context
@@ -315,7 +389,7 @@ class Server(Party):
         task = self._wait_finished(task_id)
         samples = samples_included(task)
         shares = shares_by_samples(samples, task.published.reward_wei)
-        if shares and not task.shares_wei:
+        if shares.keys() - task.shares_wei.keys():
             self.ledger.settle(f"settle/{task_id}", task_id, shares)
         self.report("settled", task_id=task_id, shares={h: str(wei) for h, wei in shares.items()})
 
@@ -332,9 +406,8 @@ class Server(Party):
         died = task.died
         if died is None:
             return
-        earned_wei = task.published.reward_wei - died.refund_wei
-        shares = shares_by_samples(samples_included(task), earned_wei)
-        if shares and not task.shares_wei:
+        shares = shares_by_samples(samples_included(task), task.earned_wei)
+        if shares.keys() - task.shares_wei.keys():
             self.ledger.settle(f"settle/{task.task_id}", task.task_id, shares)
         if died.refund_wei:
             self.ledger.refund(f"refund/{task.task_id}", task.task_id)
@@ -355,6 +428,18 @@ class Server(Party):
         folder = self.home / "work"
         folder.mkdir(exist_ok=True)
         return folder / name
+
+
+def require_registered(opened: Opened, registered: UpdateRegistered) -> None:
+    """Check what else the ledger says of an envelope; who buys the update or audits the task relies on it.
+
+    Raises:
+        UpdateRejectedError: its size, or the hash of its secret, is not the registered one.
+    """
+    if opened.size != registered.size:
+        raise UpdateRejectedError(f"its size is {opened.size} bytes, registered were {registered.size}")
+    if opened.key_hash != registered.key_hash:
+        raise UpdateRejectedError("the hash of its envelope's secret is not the one registered")
 
 
 def read_metrics(weights: Path, registered: UpdateRegistered) -> LocalMetrics:

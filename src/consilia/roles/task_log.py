@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from consilia.errors import SpecError
 from consilia.ledger.events import (
     Claimed,
     Enrolled,
     Event,
+    MemberAdmitted,
+    RecipientKeyChanged,
     RoundClosed,
     RoundOpened,
     SharesSettled,
@@ -41,6 +44,9 @@ class TaskLog:
     """One task: everything that the ledger says of it, in the order in which it happened."""
 
     published: TaskPublished
+    recipients: dict[Address, bytes] = field(default_factory=dict)
+    """The long-term encryption keys with which the server published and each hospital enrolled. They hold for the
+    whole task: else one who changes its key in the middle would lock everybody out of what is sealed already."""
     enrolled: list[Address] = field(default_factory=list)
     task_keys: dict[Address, bytes] = field(default_factory=dict)
     started: TaskStarted | None = None
@@ -57,8 +63,39 @@ class TaskLog:
 
     @property
     def spec(self) -> TaskSpec:
-        """The published TaskSpec. Raises SpecError when the ledger holds a malformed one."""
-        return parse_bytes(self.published.spec)
+        """The published TaskSpec.
+
+        Raises:
+            SpecError: the ledger holds a malformed one, or one that promises other terms than the contract keeps.
+        """
+        spec, published = parse_bytes(self.published.spec), self.published
+        for name, promised, kept in (
+            ("training.rounds", spec.training.rounds, published.rounds),
+            ("terms.quorum", spec.terms.quorum, published.quorum),
+            ("terms.max_hospitals", spec.terms.max_hospitals, published.max_hospitals),
+            ("terms.round_seconds", spec.terms.round_seconds, published.round_seconds),
+            ("terms.reward_wei", spec.terms.reward_wei, published.reward_wei),
+        ):
+            if promised != kept:
+                raise SpecError(
+                    f"{name} is {promised} in the TaskSpec, but {kept} in the contract: refuse the task"
+                )
+        return spec
+
+    @property
+    def earned_wei(self) -> int:
+        """What the hospitals get of the reward, now that the task is over."""
+        return self.published.reward_wei - (self.died.refund_wei if self.died else 0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was earned is divided; shares come in batches."""
+        return sum(self.shares_wei.values()) >= self.earned_wei
+
+    @property
+    def deadline(self) -> int:
+        """When the step ends that the task is in: its enrolment, or its newest round."""
+        return self.rounds[-1].opened.deadline if self.rounds else self.published.enrol_deadline
 
     @property
     def open_round(self) -> RoundLog | None:
@@ -71,10 +108,15 @@ class TaskLog:
 def fold(events: Iterable[Event]) -> dict[int, TaskLog]:
     """The tasks in a list of events, by task id. The contract keeps the order lawful; this only collects."""
     tasks: dict[int, TaskLog] = {}
+    recipients: dict[Address, bytes] = {}
     for event in events:
-        if isinstance(event, TaskPublished):
-            tasks[event.task_id] = TaskLog(event)
+        if isinstance(event, MemberAdmitted | RecipientKeyChanged):
+            recipients[event.account] = event.recipient_key
+        elif isinstance(event, TaskPublished):
+            tasks[event.task_id] = TaskLog(event, {event.server: recipients[event.server]})
         elif (task := tasks.get(getattr(event, "task_id", -1))) is not None:
+            if isinstance(event, Enrolled):
+                task.recipients[event.hospital] = recipients[event.hospital]
             _apply(task, event)
     return tasks
 

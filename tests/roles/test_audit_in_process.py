@@ -1,0 +1,91 @@
+"""The audit of one chain file: attacks that only the server's or a member's own keys make possible."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.consortium import Consortium
+
+from consilia.errors import AuditError
+from consilia.ledger.chain import Chain
+from consilia.ledger.rpc import Rpc
+from consilia.ledger.sender import Call, Sender
+from consilia.roles.audit import audit
+
+
+def quiet(step: str, **facts: Any) -> None:
+    """Report to nobody."""
+
+
+def test_a_finished_home_is_in_order(three: Consortium) -> None:
+    three.start_server(rounds=2)
+    three.finish()
+    result = audit(three.home, quiet)
+    assert (result.models_rederived, result.objects) == (2, 1 + 3 + 6 + 2)
+    assert len(result.reports[1, 1].included) == 3
+
+
+@pytest.mark.parametrize("attack", ["register_what_is_not_there", "forge_size", "forge_key_hash", "send_nan"])
+def test_one_liar_does_not_make_every_audit_fail(three: Consortium, attack: str) -> None:
+    getattr(three, attack)(2)
+    three.start_server()
+    three.finish()
+    assert audit(three.home, quiet).models_rederived == 1
+
+
+def test_wei_forced_upon_the_escrow_does_not_make_every_audit_fail(three: Consortium) -> None:
+    three.start_server()
+    three.finish()
+    hospital = three.hospitals[0].ledger._sender
+    assert hospital
+    destroy_into_escrow = b"\x73" + bytes.fromhex(three.deployment.escrow[2:]) + b"\xff"  # PUSH20, SELFDESTRUCT
+    sender = Sender(Chain(Rpc(three.url), 1), three.deployment.chain_id, hospital._account, hospital._outbox)
+    sender.send("attack", Call(None, destroy_into_escrow, 200_000, value_wei=5))
+    assert three.hospitals[0].ledger.balance_wei(three.deployment.escrow) == 5
+    audit(three.home, quiet)
+
+
+def test_a_dead_task_is_audited_too(three: Consortium) -> None:
+    three.start_server(rounds=2, quorum=3)
+    three.enrol()
+    three.until(lambda tasks: tasks[1].rounds[0].closed, 0, 1, 2)
+    three.let_pass(601)
+    three.until(lambda tasks: tasks[1].died)
+    three.until(lambda tasks: tasks[1].settled, 0, 1, 2)
+    assert audit(three.home, quiet).models_rederived == 1
+
+
+def test_a_server_that_publishes_another_average_is_found(three: Consortium) -> None:
+    """The server trains a little on its own behalf between averaging and sealing: nobody but an audit sees it."""
+    publish = three.server._publish_model
+
+    def publish_better(task: Any, round_index: int) -> Any:
+        if round_index == 1:
+            path = three.server._model_path(task, 1)
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
+        return publish(task, round_index)
+
+    three.server._publish_model = publish_better  # type: ignore[method-assign]
+    three.start_server()
+    three.finish()
+    with pytest.raises(AuditError, match="task 1, round 0: the model derived from the updates has digest"):
+        audit(three.home, quiet)
+
+
+def test_the_servers_copy_is_compared(three: Consortium, tmp_path: Path) -> None:
+    three.start_server()
+    three.finish()
+    for name, problem in (("round-000", "initial model is missing or changed"), ("round-001", "round-001.safetensors")):
+        copy = tmp_path.parent / f"{tmp_path.name}-{name}"
+        shutil.copytree(three.home, copy)
+        path = next((copy / "server" / "models").glob(f"*/{name}.safetensors"))
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(AuditError, match=problem):
+            audit(copy, quiet)
