@@ -13,7 +13,7 @@ from eth_account import Account
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.outbox import Outbox
-from consilia.ledger.rpc import http_provider
+from consilia.ledger.rpc import HttpProvider
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -24,7 +24,7 @@ class KillingWire:
     """The way to the node; the process dies when it would send a transaction."""
 
     def __init__(self, url: str) -> None:
-        self._provider = http_provider(url)
+        self._provider = HttpProvider(url)
 
     def make_request(self, method: Any, params: Any) -> Any:
         if method == "eth_sendRawTransaction":

@@ -25,7 +25,7 @@ from consilia.ledger import sender
 from consilia.ledger.client import Ledger, deploy
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.outbox import Outbox
-from consilia.ledger.rpc import Provider, Rpc, http_provider, quantity
+from consilia.ledger.rpc import HttpProvider, Provider, Rpc, quantity
 from consilia.values import Digest, Role
 from tests.ledger.test_client_task import ADDRESS, publish
 
@@ -67,7 +67,7 @@ def drop_connection() -> None:
 
 def wired(consortium: Consortium, **options: Any) -> tuple[Ledger, Wire]:
     """The server's ledger on a wire; its outbox is the server's own."""
-    wire = Wire(consortium.provider or http_provider(consortium.url))
+    wire = Wire(consortium.provider or HttpProvider(consortium.url))
     outbox = Outbox(consortium.home / f"{consortium.server_account.address}.sqlite")
     account = consortium.server_account
     ledger = Ledger(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from consilia.errors import LedgerUnreachableError, RpcError
 
@@ -21,13 +25,53 @@ class Provider(Protocol):
         ...
 
 
-def http_provider(url: str) -> Provider:
-    """web3.py's HTTP provider, which keeps its connections open; retrying is `Rpc`'s own business."""
-    from web3 import HTTPProvider
+class HttpProvider:
+    """A node by its URL, over one kept connection a thread.
 
-    return HTTPProvider(
-        url, request_kwargs={"timeout": (CONNECT_SECONDS, READ_SECONDS)}, exception_retry_configuration=None
-    )
+    web3.py's own provider takes 1.4 ms of processor time a call where this takes 0.2, and half a second to
+    import: in a round of a small model that was most of what a hospital did.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+        self._target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
+        self._local = threading.local()
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        """The reply to one request.
+
+        Raises:
+            OSError: nobody answers, or not with status 200.
+            ValueError: the answer is not JSON.
+        """
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        try:
+            connection = self._connection()
+            connection.request("POST", self._target, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, HTTPException) as error:
+            self._drop()
+            raise error if isinstance(error, OSError) else OSError(f"no answer in HTTP: {error!r}") from error
+        if answer.status != 200:
+            raise OSError(f"HTTP status {answer.status}")
+        return json.loads(data)
+
+    def _connection(self) -> HTTPConnection:
+        connection: HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.sock is None:  # none yet, or the node closed it after an answer
+            kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
+            connection = kind(self._url.hostname or "", self._url.port, timeout=CONNECT_SECONDS)
+            connection.connect()
+            connection.sock.settimeout(READ_SECONDS)
+            self._local.connection = connection
+        return connection
+
+    def _drop(self) -> None:
+        connection: HTTPConnection | None = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if connection is not None:
+            connection.close()
 
 
 class Rpc:
@@ -35,7 +79,7 @@ class Rpc:
 
     def __init__(self, url: str, provider: Provider | None = None) -> None:
         self.url = url
-        self._provider = http_provider(url) if provider is None else provider
+        self._provider = HttpProvider(url) if provider is None else provider
 
     def call(self, method: str, *params: Any) -> Any:
         """The result of one request.
