@@ -14,8 +14,8 @@ class Preset:
     name: str
     image_size: int
     rounds: int
-    local_steps: int
-    """Steps of each hospital in a round."""
+    local_epochs: float
+    """Passes of each hospital over its own images in a round."""
     learning_rate: float
     batch_size: int
     reason: str
@@ -25,8 +25,8 @@ class Preset:
 PHANTOM = Preset(
     name="phantom",
     image_size=160,
-    rounds=10,
-    local_steps=60,
+    rounds=8,
+    local_epochs=0.7,
     learning_rate=1e-3,
     batch_size=1,
     reason="",
@@ -35,8 +35,8 @@ PHANTOM = Preset(
 CT_HEMORRHAGE = Preset(
     name="ct_hemorrhage",
     image_size=160,
-    rounds=14,
-    local_steps=75,
+    rounds=20,
+    local_epochs=0.33,
     learning_rate=1e-3,
     batch_size=1,
     reason="",
@@ -46,7 +46,7 @@ BCCD = Preset(
     name="bccd",
     image_size=256,
     rounds=12,
-    local_steps=80,
+    local_epochs=1.0,
     learning_rate=1e-3,
     batch_size=1,
     reason="",

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from eth_utils import to_checksum_address
+from eth_utils.address import to_checksum_address
 
 from consilia.errors import LedgerError, RpcError
 from consilia.ledger.rpc import METHOD_NOT_FOUND, Rpc, data_bytes, quantity

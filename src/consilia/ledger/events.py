@@ -264,15 +264,18 @@ def decode_event(contract: str, log: Mapping[str, Any]) -> Event:
 
 
 def _typed(kind: type[Event], name: str, value: Any) -> Any:
-    declared = _declared_types(kind)[name]
+    declared = _declared_types()[kind.__name__][name]
     if declared == "Digest":
         return Digest(value)
     return Role(value) if declared == "Role" else value
 
 
 @cache
-def _declared_types(kind: type[Event]) -> dict[str, str]:
-    return {field.name: str(field.type) for field in fields(kind)}
+def _declared_types() -> dict[str, dict[str, str]]:
+    """The declared type of each field, by event."""
+    return {
+        kind.__name__: {item.name: str(item.type) for item in fields(kind)} for kind in Event.__subclasses__()
+    }
 
 
 KEPT_BLOCKS = 64

@@ -56,13 +56,18 @@ class TrainingSpec(_Section):
     """What happens in a round."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 8
-    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    local_epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    """E of FedAvg: passes over a hospital's own images in a round, or a part of one pass."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 4
     aggregation: Aggregation = "fedavg"
     privacy: Privacy = "transparent"
     max_update_norm: Annotated[float, Field(gt=0)] = 1000.0
     """Bound on the Euclidean norm of w_k - w; an update beyond it is rejected by name."""
+
+    def local_steps(self, num_examples: int) -> int:
+        """How many steps a hospital with so many images takes in a round."""
+        return max(1, round(self.local_epochs * num_examples / self.batch_size))
 
 
 class Terms(_Section):

@@ -49,10 +49,9 @@ class DetectorTrainer:
     def train(self, weights: Path, round_index: int) -> tuple[float, int]:
         """Load the global model and take the round's steps; return their mean loss and number."""
         training = self._spec.training
+        steps = training.local_steps(self.num_examples)
         weights_file.load_into(self._trainer.model, weights)
-        first_step = round_index * training.local_steps
-        total_steps = training.rounds * training.local_steps
-        losses = self._trainer.run(StepBudget(training.local_steps, first_step, total_steps))
+        losses = self._trainer.run(StepBudget(steps, round_index * steps, training.rounds * steps))
         finite = [loss for loss in losses if loss == loss and abs(loss) != float("inf")]
         return (sum(finite) / len(finite) if finite else -1.0), len(losses)
 

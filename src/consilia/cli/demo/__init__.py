@@ -14,7 +14,9 @@ def demo(
         4, min=2, max=16, help="How many hospitals, each a process with a node of its own."
     ),
     rounds: int = typer.Option(0, min=0, help="Rounds of training; 0 takes the preset of the data."),
-    local_steps: int = typer.Option(0, min=0, help="Steps of a hospital in a round; 0 takes the preset."),
+    local_epochs: float = typer.Option(
+        0.0, min=0.0, help="Passes of a hospital over its images in a round; 0 takes the preset."
+    ),
     image_size: int = typer.Option(0, min=0, help="Longer side of the images in pixels; 0 takes the preset."),
     batch_size: int = typer.Option(0, min=0, help="Images a step; 0 takes the preset."),
     data: Path | None = typer.Option(
@@ -42,7 +44,7 @@ def demo(
     plan = Plan(
         hospitals=hospitals,
         rounds=rounds or preset.rounds,
-        local_steps=local_steps or preset.local_steps,
+        local_epochs=local_epochs or preset.local_epochs,
         image_size=image_size or preset.image_size,
         learning_rate=preset.learning_rate,
         batch_size=batch_size or preset.batch_size,

@@ -6,17 +6,16 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consilia.cli.demo.data import Shares
 from consilia.cli.demo.plan import Plan
 from consilia.cli.demo.processes import Step
+from consilia.cli.demo.workers import two_workers
 from consilia.cli.demo.yardsticks import ExamplesJob, ScoringJob, Site, draw_examples, score
 from consilia.cli.output import Format, Output
 from consilia.cli.report.page import write_report as write_pages
@@ -98,25 +97,22 @@ class _Scored:
         models = sorted((home / "server" / "models").glob("*/round-*.safetensors"))
         pooled = next(yardstick for yardstick in yardsticks if not yardstick.hospital)
         alone = [yardstick for yardstick in yardsticks if yardstick.hospital]
-        own_steps = task.spec.training.rounds * task.spec.training.local_steps
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            rounds = [pool.submit(score, ScoringJob(spec, sites, model)) for model in models[1:-1]]
-            last = pool.submit(score, ScoringJob(spec, sites, models[-1], by_hospital=True))
-            whole = pool.submit(score, ScoringJob(spec, sites, pooled.model, by_hospital=True))
-            locals_ = [
-                pool.submit(score, ScoringJob(spec, sites, item.model, by_hospital=True)) for item in alone
-            ]
-            shown = (("federated", "", models[-1]), ("pooled", "", pooled.model))
-            slices = pool.submit(draw_examples, ExamplesJob(spec, sites, shown, EXAMPLE_SLICES))
-            self.rounds = [*(future.result() for future in rounds), last.result()]
-            training = {"training_steps": own_steps * len(task.enrolled)}
-            self.federated = last.result().model_copy(update=training)
-            self.pooled = _timed(whole.result(), pooled)
-            self.local_only = tuple(
-                LocalScore(hospital=item.hospital, **_timed(future.result(), item).model_dump())
-                for item, future in zip(alone, locals_, strict=True)
-            )
-            self.examples = slices.result()
+        jobs = [ScoringJob(spec, sites, model) for model in models[1:-1]]
+        jobs.append(ScoringJob(spec, sites, models[-1], by_hospital=True))
+        jobs += [ScoringJob(spec, sites, item.model, by_hospital=True) for item in (pooled, *alone)]
+        shown = (("federated", "", models[-1]), ("pooled", "", pooled.model))
+        with two_workers() as pool:
+            slices = pool.apply_async(draw_examples, [ExamplesJob(spec, sites, shown, EXAMPLE_SLICES)])
+            scores = pool.map(score, jobs, chunksize=1)
+            self.examples = slices.get()
+        self.rounds = scores[: len(models) - 1]
+        whole, *locals_ = scores[len(models) - 1 :]
+        self.federated = self.rounds[-1].model_copy(update={"training_steps": pooled.steps})
+        self.pooled = _timed(whole, pooled)
+        self.local_only = tuple(
+            LocalScore(hospital=item.hospital, **_timed(result, item).model_dump())
+            for item, result in zip(alone, locals_, strict=True)
+        )
         say("models scored", models=len(models) - 1 + len(yardsticks))
 
 

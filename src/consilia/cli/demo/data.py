@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from consilia.cli.demo.layout import HospitalData
 from consilia.cli.demo.plan import Plan
+from consilia.cli.demo.workers import two_workers
 from consilia.cli.report.report import HospitalData as ReportedData
 from consilia.cli.report.report import SkippedStudy
 from consilia.errors import DatasetError
@@ -48,8 +47,8 @@ def phantom_shares(home: Path, plan: Plan) -> Shares:
             (home / HELD_OUT / f"hospital-{index + 1}", index, held_out, plan.seed * 1000 + 500 + index)
         )
     todo = [job for job in jobs if not (job[0] / "annotations.json").exists()]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_write_phantom, todo))
+    with two_workers() as pool:
+        pool.map(_write_phantom, todo, chunksize=1)
     own = [read_dataset(job[0], window=BRAIN) for job in jobs[::2]]
     rest = [read_dataset(job[0], window=BRAIN) for job in jobs[1::2]]
     scanners = [SITES[index % len(SITES)].scanner for index in range(plan.hospitals)]

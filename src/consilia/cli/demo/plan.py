@@ -24,7 +24,7 @@ class Plan(BaseModel):
 
     hospitals: int
     rounds: int
-    local_steps: int
+    local_epochs: float
     image_size: int
     learning_rate: float
     batch_size: int

@@ -5,16 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 from consilia.cli.demo import layout
 from consilia.cli.demo.data import Shares, phantom_shares, real_shares
 from consilia.cli.demo.plan import Plan, locked, settle_plan
 from consilia.cli.demo.processes import Processes, Step
+from consilia.cli.demo.workers import two_workers
 from consilia.cli.demo.yardsticks import Site, TrainingJob, train
 from consilia.cli.output import Format, Output
 from consilia.errors import ConsiliaError
@@ -84,7 +83,11 @@ def run(home: Path, wanted: Plan, output: Format) -> None:
         )
         plan = settle_plan(home, fresh)
         say(
-            "home", path=str(home), hospitals=plan.hospitals, rounds=plan.rounds, local_steps=plan.local_steps
+            "home",
+            path=str(home),
+            hospitals=plan.hospitals,
+            rounds=plan.rounds,
+            local_epochs=plan.local_epochs,
         )
         with clock.phase("setup"):
             members = _make_homes(home, plan)
@@ -140,7 +143,7 @@ seed = {plan.seed}
 
 [training]
 rounds = {plan.rounds}
-local_steps = {plan.local_steps}
+local_epochs = {plan.local_epochs}
 learning_rate = {plan.learning_rate}
 batch_size = {plan.batch_size}
 
@@ -209,18 +212,24 @@ def _train_yardsticks(home: Path, plan: Plan, shares: Shares, say: Output) -> li
     spec = parse_toml((home / TASK_FILE).read_text()).to_bytes()
     initial = next((home / layout.SERVER / "models").glob("*/round-000.safetensors"))
     sites = [Site(f"hospital-{i}", data_section(share)) for i, share in enumerate(shares.hospitals, start=1)]
-    own_steps = plan.rounds * plan.local_steps
-    jobs = [("", tuple(sites), own_steps * plan.hospitals)]
-    jobs += [(site.hospital, (site,), own_steps) for site in sites]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    jobs = [("", tuple(sites)), *((site.hospital, (site,)) for site in sites)]
+    with two_workers() as pool:
         running = []
-        for hospital, chosen, steps in jobs:
+        for hospital, chosen in jobs:
             out = folder / f"{hospital or 'pooled'}.safetensors"
-            say("yardstick", model=hospital or "pooled", steps=steps)
-            running.append(
-                (hospital, out, steps, pool.submit(train, TrainingJob(spec, chosen, steps, initial, out)))
+            job = pool.apply_async(train, [TrainingJob(spec, chosen, initial, out)])
+            running.append((hospital, out, job))
+        yardsticks = []
+        for hospital, out, job in running:
+            trained = job.get()
+            yardsticks.append(Yardstick(hospital, out, trained.steps, trained.seconds))
+            say(
+                "yardstick",
+                model=hospital or "pooled",
+                steps=trained.steps,
+                seconds=round(trained.seconds, 1),
             )
-        return [Yardstick(hospital, out, steps, job.result()) for hospital, out, steps, job in running]
+        return yardsticks
 
 
 def data_section(share: layout.HospitalData) -> DataSection:

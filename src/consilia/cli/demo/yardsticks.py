@@ -42,25 +42,34 @@ class TrainingJob:
 
     spec: bytes
     sites: tuple[Site, ...]
-    steps: int
     initial: Path
     out: Path
 
 
-def train(job: TrainingJob) -> float:
-    """Train a yardstick and write its weights; return the seconds that it took."""
+@dataclass(frozen=True)
+class Trained:
+    """How long a yardstick took."""
+
+    steps: int
+    seconds: float
+
+
+def train(job: TrainingJob) -> Trained:
+    """Train a yardstick for as many steps as its hospitals took in the federation, and write its weights."""
     torch.set_num_threads(1)
     began = time.monotonic()
     spec = parse_bytes(job.spec)
-    examples = [example for site in job.sites for example in _examples(spec, site)]
+    own = [_examples(spec, site) for site in job.sites]
+    examples = [example for site in own for example in site]
+    steps = sum(spec.training.rounds * spec.training.local_steps(len(site)) for site in own)
     size = spec.model.image_size
     trainer = Trainer(
         spec.model.detector, len(spec.data.categories), size, recipe_of(spec), examples, spec.model.seed
     )
     weights.load_into(trainer.model, job.initial)
-    trainer.run(StepBudget(job.steps, 0, job.steps))
+    trainer.run(StepBudget(steps, 0, steps))
     weights.save(trainer.model, job.out)
-    return time.monotonic() - began
+    return Trained(steps, time.monotonic() - began)
 
 
 @dataclass(frozen=True)
