@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.cli.sample_report import HOSPITALS, sample_report
 
 from consilia.cli.report import report as r
 from consilia.cli.report.roles import sights_of_transparent_training
 from consilia.errors import InputError
+from tests.cli.sample_report import HOSPITALS, sample_report
 
 
 def _score(map50: float) -> r.Score:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.sample_report import sample_report
 
 from consilia.cli.report.page import write_report
+from tests.cli.sample_report import sample_report
 
 pytestmark = pytest.mark.browser
 

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.cli.sample_report import HOSPITALS, sample_report
 
 from consilia.cli.report import report as r
 from consilia.cli.report.charts import Axis, Line, bar, plot
 from consilia.cli.report.page import froc_chart, render_html, size_amounts, write_report
 from consilia.cli.report.words import hit_rule_text, verdict
+from tests.cli.sample_report import HOSPITALS, sample_report
 
 NOTHING = r.Text(en="", zh="")
 

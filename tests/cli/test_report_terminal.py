@@ -6,11 +6,11 @@ import io
 
 import pytest
 from rich.console import Console
-from tests.cli.sample_report import HOSPITALS, sample_report
 
 from consilia.cli.report import report as r
 from consilia.cli.report.terminal import print_summary, summary_lines
 from consilia.cli.report.words import bytes_text, ether_text, seconds_text
+from tests.cli.sample_report import HOSPITALS, sample_report
 
 
 def _printed(report: r.Report, *, terminal: bool, width: int = 100) -> str:

@@ -13,6 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from consilia.artifact import CHUNK_BYTES, Frame, RootHasher, artifact_root
+from consilia.crypto.envelope import open_envelope, open_with_secret, reseal_root, seal
+from consilia.crypto.keys import Identity
+from consilia.errors import EnvelopeError
+from consilia.values import ArtifactContext, ArtifactKind, Digest
 from tests.crypto.sealing import (
     AUDITOR,
     CONTEXT,
@@ -25,12 +31,6 @@ from tests.crypto.sealing import (
     seal_bytes,
 )
 from tests.vectors import make_envelope_vectors as reference
-
-from consilia.artifact import CHUNK_BYTES, Frame, RootHasher, artifact_root
-from consilia.crypto.envelope import open_envelope, open_with_secret, reseal_root, seal
-from consilia.crypto.keys import Identity
-from consilia.errors import EnvelopeError
-from consilia.values import ArtifactContext, ArtifactKind, Digest
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "envelope.json").read_text())
 SIZES = [

@@ -12,6 +12,18 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from consilia.artifact import CHUNK_BYTES, LEAF_BYTES, SEALED_CHUNK_BYTES, artifact_root
+from consilia.crypto.envelope import (
+    SECP256K1_ORDER,
+    key_hash,
+    open_envelope,
+    open_with_secret,
+    reseal_root,
+    seal,
+)
+from consilia.errors import EnvelopeError
+from consilia.values import ArtifactKind, Digest
 from tests.crypto.sealing import (
     AUDITOR,
     CONTEXT,
@@ -26,18 +38,6 @@ from tests.crypto.sealing import (
     seal_bytes,
 )
 from tests.vectors import make_envelope_vectors as reference
-
-from consilia.artifact import CHUNK_BYTES, LEAF_BYTES, SEALED_CHUNK_BYTES, artifact_root
-from consilia.crypto.envelope import (
-    SECP256K1_ORDER,
-    key_hash,
-    open_envelope,
-    open_with_secret,
-    reseal_root,
-    seal,
-)
-from consilia.errors import EnvelopeError
-from consilia.values import ArtifactKind, Digest
 
 HEADER_BYTES = 54 + 112 * len(RECIPIENTS)
 BODY_AT = HEADER_BYTES + 56

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from tests.crypto.sealing import CONTEXT, HOSPITAL, SERVER, STRANGER, flipped
 
 from consilia.crypto.key_string import open_key_string, seal_key_string
 from consilia.crypto.keys import Identity
 from consilia.errors import EnvelopeError
+from tests.crypto.sealing import CONTEXT, HOSPITAL, SERVER, STRANGER, flipped
 
 INFO = CONTEXT.encode()
 HOSPITALS = [Identity.from_bytes(hashlib.sha256(bytes([n])).digest()) for n in range(4)]

@@ -14,7 +14,6 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from eth_account import Account
-from tests.crypto.sealing import HOSPITAL, flipped
 
 from consilia.crypto.keys import (
     Identity,
@@ -25,6 +24,7 @@ from consilia.crypto.keys import (
     save_identity,
 )
 from consilia.errors import KeyFileError
+from tests.crypto.sealing import HOSPITAL, flipped
 
 PASSWORD = "correct horse battery staple ü"
 CHEAP = ScryptCost.TESTS

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.detection.squares import square_example
 
 from consilia.detection.augment import Augment, augmented
+from tests.detection.squares import square_example
 
 NOTHING = Augment(mirror=False, zoom=0, shift=0, gain=0, offset=0)
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.detection.squares import square_example
 
 from consilia.detection.detectors import build
 from consilia.detection.evaluation import Prediction, coco_tables, evaluate, predict, score
 from consilia.errors import DatasetError
+from tests.detection.squares import square_example
 
 
 def random_case(seed: int):

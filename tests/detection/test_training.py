@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.detection.squares import square_example
 
 from consilia.detection import weights
 from consilia.detection.detectors import build
 from consilia.detection.evaluation import evaluate
 from consilia.detection.training import Recipe, StepBudget, Trainer, batch_indices, learning_rate
 from consilia.errors import DatasetError, WeightsError
+from tests.detection.squares import square_example
 
 SIZE = 64
 RECIPE = Recipe(batch_size=2, warmup_steps=2)

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.crypto.sealing import CONTEXT, HOSPITAL, RECIPIENTS, flipped, plaintext_of, seal_bytes
 
 from consilia.artifact import artifact_root
 from consilia.crypto.envelope import open_envelope
@@ -27,6 +26,7 @@ from consilia.errors import (
 from consilia.store import ArtifactStore
 from consilia.store.directory import DirectoryStore
 from consilia.values import Digest
+from tests.crypto.sealing import CONTEXT, HOSPITAL, RECIPIENTS, flipped, plaintext_of, seal_bytes
 
 ABSENT = Digest.of(b"absent")
 PLAINTEXT = plaintext_of(3_000_000)
