@@ -151,6 +151,7 @@ class Hospital(Party):
         context = self.contexts(task).update(opened.round_index, self.address)
         self.state.remember(f"metrics/{name}", str(metrics_digest))
         artifact = publish_artifact(self.store, self.state, name, weights, recipients, context)
+        sealed = time.monotonic()
         self.ledger.register_update(
             name,
             task.task_id,
@@ -169,7 +170,8 @@ class Hospital(Party):
             num_examples=trainer.num_examples,
             bytes=artifact.size,
             training_seconds=round(trained - began, 3),
-            sealing_seconds=round(time.monotonic() - trained, 3),
+            sealing_seconds=round(sealed - trained, 3),
+            registering_seconds=round(time.monotonic() - sealed, 3),
             studies_used=trainer.studies_used,
             studies_skipped=len(trainer.studies_skipped),
         )
@@ -182,9 +184,15 @@ class Hospital(Party):
         return Digest.from_hex(digest)
 
     def _train(self, task: TaskLog, current: RoundLog, trainer: LocalTrainer, out: Path) -> LocalMetrics:
+        asked = time.monotonic()
         model = self._global_model(task, current)
-        self.report("training", task_id=task.task_id, round_index=current.opened.round_index)
         began = time.monotonic()
+        self.report(
+            "training",
+            task_id=task.task_id,
+            round_index=current.opened.round_index,
+            opening_seconds=round(began - asked, 3),
+        )
         loss, steps = trainer.train(model, current.opened.round_index)
         seconds = round(time.monotonic() - began, 3)
         metrics = LocalMetrics(float(loss), steps, seconds, trainer.studies_used, trainer.studies_skipped)

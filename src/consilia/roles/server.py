@@ -270,6 +270,7 @@ class Server(Party):
             examined = self._collect(task_id, round_index)
             waited = time.monotonic()
             closing = self._aggregate(self._task(task_id), round_index, examined)
+        aggregated = time.monotonic()
         self.ledger.close_round(f"close/{task_id}/{round_index}", task_id, round_index, **closing.arguments())
         self.report(
             "round closed",
@@ -277,7 +278,8 @@ class Server(Party):
             round_index=round_index,
             included=sum(word.bit_count() for word in closing.included),
             waited_seconds=round(waited - began, 3),
-            aggregation_seconds=round(time.monotonic() - waited, 3),
+            aggregation_seconds=round(aggregated - waited, 3),
+            closing_seconds=round(time.monotonic() - aggregated, 3),
         )
 
     def _collect(self, task_id: int, round_index: int) -> list[Examined]:
@@ -311,6 +313,7 @@ class Server(Party):
         target = self._work(f"update-{task.task_id}-{registered.round_index}-{hospital}")
         context = self.contexts(task).update(registered.round_index, hospital)
         recipients = [task.task_keys[hospital], self.identity.recipient]
+        began = time.monotonic()
         try:
             model = self._model_path(task, registered.round_index)
             self._refuse_oversize(registered, model)
@@ -328,6 +331,7 @@ class Server(Party):
             hospital=hospital,
             bytes=registered.size,
             norm=round(norm, 4),
+            opening_seconds=round(time.monotonic() - began, 3),
         )
         return Examined(registered, target, metrics)
 
