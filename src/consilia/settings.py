@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as EnvironmentValueError
 
 from consilia.errors import SettingsError
 
@@ -171,10 +172,12 @@ def load(kind: type[Settings], home: Path) -> Settings:
         raw = tomllib.loads(path.read_text())
     except OSError as error:
         raise SettingsError(f"expected settings in {SETTINGS_FILE} of the home; {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{SETTINGS_FILE}: expected TOML; {error}") from error
     try:
         settings = kind(**raw)
+    except EnvironmentValueError as error:  # a variable for a section or a list must hold JSON
+        raise SettingsError(f"environment variables: {error}; write it as JSON") from error
     except ValidationError as error:
         raise SettingsError(
             "\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import FileIO
@@ -14,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.errors import WeightsError
+from consilia.values import parse_json
 
 Float32Array = npt.NDArray[np.float32]
 
 MAX_HEADER_BYTES = 16 << 20
 """No honest header is longer; a length beyond it is an attack on our memory."""
+
+_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -153,11 +157,14 @@ def _read_header(file: FileIO) -> tuple[dict[str, TensorInfo], dict[str, str], i
 
 def _parse_json(text: bytes) -> dict[str, object]:
     try:
-        header = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        header = parse_json(text)
+    except ValueError as error:
         raise WeightsError(f"expected a safetensors header in JSON; {error}") from error
     if not isinstance(header, dict):
         raise WeightsError("expected a safetensors header, a JSON object")
+    # names go into error messages and from there into round reports and onto terminals
+    if not all(_NAME.fullmatch(name) for name in header):
+        raise WeightsError("expected names of tensors of 1 to 200 letters, digits and ._-/ only")
     return header
 
 
@@ -165,15 +172,24 @@ def _parse_entry(name: str, entry: object, begin: int) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise WeightsError(f"{name}: expected dtype, shape and data_offsets")
     if entry["dtype"] != "F32":
-        raise WeightsError(f"{name}: expected F32, got {entry['dtype']}")
+        raise WeightsError(f"{name}: expected F32, got {_shown(entry['dtype'])}")
     shape = entry["shape"]
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise WeightsError(f"{name}: expected a list of sizes as shape, got {shape!r}")
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+        raise WeightsError(f"{name}: expected a list of sizes as shape, got {_shown(shape)}")
     size = 4
     for n in shape:  # Python integers: no overflow for a hostile shape to hide in
         size *= n
-    if entry["data_offsets"] != [begin, begin + size]:
+    offsets = entry["data_offsets"]
+    if offsets != [begin, begin + size] or not all(type(n) is int for n in offsets):
         raise WeightsError(
-            f"{name}: expected its bytes at {[begin, begin + size]}, got {entry['data_offsets']}"
+            f"{name}: expected its bytes at {_shown([begin, begin + size])}, got {_shown(offsets)}"
         )
     return TensorInfo(tuple(shape), begin, begin + size)
+
+
+def _shown(value: object) -> str:
+    """What a stranger wrote, short and in plain letters."""
+    try:
+        return ascii(value)[:80]
+    except ValueError:  # a number of thousands of digits
+        return "something too long to be shown"

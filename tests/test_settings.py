@@ -1,0 +1,145 @@
+"""Settings: unknown keys are refused by path, paths start at the home, the environment outranks the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consilia.errors import SettingsError
+from consilia.settings import HospitalSettings, Network, ServerSettings, load
+
+FILE = """
+name = "hospital-1"
+[ledger]
+url = "http://127.0.0.1:8545"
+deployment = "../deployment.json"
+[store]
+path = "/elsewhere/store"
+[keys]
+account = "keys/account.json"
+identity = "keys/identity.key"
+password_file = "keys/password"
+[data]
+path = "data"
+patients = "patients.txt"
+[node]
+genesis = "../genesis.json"
+port = 8545
+"""
+
+
+def home_with(folder: Path, text: str) -> Path:
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    (home / "consilia.toml").write_text(text)
+    return home
+
+
+def test_relative_paths_start_at_the_home(tmp_path: Path) -> None:
+    home = home_with(tmp_path, FILE)
+    settings = load(HospitalSettings, home)
+    assert settings.ledger.deployment.resolve() == tmp_path / "deployment.json"
+    assert settings.store.path == Path("/elsewhere/store")
+    assert settings.data.path == home / "data" and settings.data.patients == home / "patients.txt"
+    assert settings.node and settings.node.genesis.resolve() == tmp_path / "genesis.json"
+    assert settings.policy.minimum_quorum == 2 and settings.ledger.confirmations == 1
+
+
+def test_a_server_needs_neither_data_nor_node(tmp_path: Path) -> None:
+    text = FILE[: FILE.index("[data]")]
+    assert load(ServerSettings, home_with(tmp_path, text)).name == "hospital-1"
+    with pytest.raises(SettingsError, match=r"consilia.toml: data"):
+        load(HospitalSettings, home_with(tmp_path, text))
+    with pytest.raises(SettingsError, match=r"consilia.toml: data: Extra"):
+        load(ServerSettings, home_with(tmp_path, FILE))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("url =", "uri =", "ledger.uri"),
+        ("[store]", "[shop]", "shop"),
+        ("port = 8545", "port = 0", "node.port"),
+        ("port = 8545", 'port = 8545\ncolour = "red"', "node.colour"),
+        ("[data]", "[policy]\nminimum_quorum = 0\n[data]", "policy.minimum_quorum"),
+        ("[data]", '[policy]\nprivacy = ["none"]\n[data]', "policy.privacy.0"),
+        ('name = "hospital-1"', "", "name"),
+        ("[data]", "[data", "expected TOML"),
+    ],
+)
+def test_a_mistake_is_named_by_its_path(tmp_path: Path, old: str, new: str, path: str) -> None:
+    assert old in FILE
+    with pytest.raises(SettingsError) as refused:
+        load(HospitalSettings, home_with(tmp_path, FILE.replace(old, new)))
+    assert path in str(refused.value)
+
+
+def test_no_file_and_no_text_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"consilia\.toml"):
+        load(HospitalSettings, tmp_path)
+    (tmp_path / "consilia.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"consilia\.toml"):
+        load(HospitalSettings, tmp_path)
+
+
+def test_the_environment_outranks_the_file_key_by_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSILIA_LEDGER__URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("CONSILIA_POLICY__APPLICATIONS", '["MR"]')
+    monkeypatch.setenv("CONSILIA_PARENT", "something else's")
+    settings = load(HospitalSettings, home_with(tmp_path, FILE))
+    assert settings.ledger.url == "http://127.0.0.1:1"
+    assert settings.ledger.deployment.name == "deployment.json"
+    assert settings.policy.applications == ("MR",) and settings.policy.purposes == ("research",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CONSILIA_LEDGER__CONFIRMATIONS", "many"),
+        ("CONSILIA_POLICY__APPLICATIONS", "CT"),
+        ("CONSILIA_LEDGER", "{"),
+    ],
+)
+def test_a_bad_variable_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError):
+        load(HospitalSettings, home_with(tmp_path, FILE))
+
+
+def test_the_password_is_the_first_line(tmp_path: Path) -> None:
+    home = home_with(tmp_path, FILE)
+    keys = load(HospitalSettings, home).keys
+    (home / "keys").mkdir()
+    for text in (None, ""):
+        if text is not None:
+            keys.password_file.write_text(text)
+        with pytest.raises(SettingsError, match=r"keys\.password_file"):
+            keys.password()
+    keys.password_file.write_text("secret\nnot this\n")
+    assert keys.password() == "secret"
+    assert "secret" not in repr(keys)
+
+
+def test_a_network_is_read_as_it_was_written(tmp_path: Path) -> None:
+    network = Network(
+        genesis=Path("g"),
+        deployment=Path("d"),
+        store=Path("s"),
+        server=Path("v"),
+        hospitals=(Path("h1"), Path("h2")),
+    )
+    network.save(tmp_path)
+    read = Network.load(tmp_path)
+    assert read.genesis == tmp_path / "g" and read.hospitals == (tmp_path / "h1", tmp_path / "h2")
+    for text in ("{", "{}", '{"genesis": 1}'):
+        (tmp_path / "network.json").write_text(text)
+        with pytest.raises(SettingsError, match=r"network\.json"):
+            Network.load(tmp_path)
+    (tmp_path / "network.json").unlink()
+    with pytest.raises(SettingsError, match=r"network\.json"):
+        Network.load(tmp_path)
