@@ -79,7 +79,7 @@ def measure(job: str, megabytes: float, hospitals: int, rounds: int, home: Path)
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(FOLDER) + os.environ.get("INST", ""),
+        "PYTHONPATH": str(FOLDER),
     }
     load, busy, began = os.getloadavg()[0], _busy_seconds(), time.monotonic()
     process = subprocess.Popen(command, env=environment)
