@@ -1,20 +1,24 @@
-"""A store in a directory, which several processes may share.
+"""A store in a directory, which several processes may share, through obstore's local file system.
 
-An object is written under `incoming/` and gets its name only when it is whole and has its root, by a hard
-link that fails where the name is taken: no crash, full disk or second writer leaves half an object.
+An object is written under `incoming/` and gets its name only when it is whole and has its root, by a rename
+that fails where the name is taken: no crash, full disk or second writer leaves half an object. Its bytes go in and
+out as those of a file: that took half of the time of passing them through obstore (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
 import io
-import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore
 
 from consilia.artifact import RootHasher
 from consilia.errors import (
@@ -44,8 +48,9 @@ class DirectoryStore:
         self._incoming = path / "incoming"
         try:
             self._incoming.mkdir(parents=True, exist_ok=True)
+            self._objects = LocalStore(path)
             self._sweep()
-        except OSError as error:
+        except (OSError, BaseError) as error:
             raise StoreUnreachableError(f"the store {path} cannot be used: {_first_line(error)}") from error
 
     def put(self, root: Digest, source: Path) -> None:
@@ -68,7 +73,7 @@ class DirectoryStore:
         staged = self._incoming / secrets.token_hex(16)
         try:
             with staged.open("xb") as stream:
-                yield StagedFile(stream, staged, self._object)
+                yield StagedFile(self._objects, stream, f"{self._incoming.name}/{staged.name}")
         finally:
             staged.unlink(missing_ok=True)
 
@@ -89,27 +94,30 @@ class DirectoryStore:
     def reader(self, root: Digest) -> Iterator[BinaryIO]:
         """See `ArtifactStore.reader`."""
         with self._errors(root):
-            stream = _ObjectReader(self._object(root), root)
+            stream = _ObjectReader(self._path / _object_name(root), root)
         with stream:
             yield stream
 
     def has(self, root: Digest) -> bool:
         """See `ArtifactStore.has`."""
-        return self._object(root).is_file()
+        try:
+            with self._errors(root):
+                obstore.head(self._objects, _object_name(root))
+        except ObjectMissingError:
+            return False
+        return True
 
     def delete(self, root: Digest) -> None:
         """See `ArtifactStore.delete`."""
-        with self._errors(root):
-            self._object(root).unlink(missing_ok=True)
+        with suppress(ObjectMissingError), self._errors(root):
+            obstore.delete(self._objects, _object_name(root))
 
     def roots(self) -> Iterator[Digest]:
         """See `ArtifactStore.roots`. Files that are not named like an object are passed over."""
-        for path in self._path.glob("??/*"):
-            if named := _OBJECT_NAME.fullmatch(f"{path.parent.name}/{path.name}"):
-                yield Digest.from_hex(named[2])
-
-    def _object(self, root: Digest) -> Path:
-        return self._path / root.hex()[:2] / root.hex()
+        for page in obstore.list(self._objects):
+            for entry in page:
+                if named := _OBJECT_NAME.fullmatch(entry["path"]):
+                    yield Digest.from_hex(named[2])
 
     def _sweep(self) -> None:
         oldest = time.time() - _ABANDONED_SECONDS
@@ -126,7 +134,7 @@ class DirectoryStore:
             yield
         except FileNotFoundError as error:
             raise ObjectMissingError(f"the store {self._path} has no object {root}") from error
-        except OSError as error:
+        except (OSError, BaseError) as error:
             raise StoreError(
                 f"the store {self._path} failed on object {root}: {_first_line(error)}"
             ) from error
@@ -135,18 +143,16 @@ class DirectoryStore:
 class StagedFile:
     """An envelope under `incoming/`."""
 
-    def __init__(self, stream: BinaryIO, path: Path, name_of: Callable[[Digest], Path]) -> None:
+    def __init__(self, objects: LocalStore, stream: BinaryIO, name: str) -> None:
         self.stream = stream
-        self._path = path
-        self._name_of = name_of
+        self._objects = objects
+        self._name = name
 
     def commit(self, root: Digest) -> None:
         """See `Incoming.commit`."""
         self.stream.flush()
-        name = self._name_of(root)
-        name.parent.mkdir(exist_ok=True)
-        with suppress(FileExistsError):  # another writer was faster, with the same bytes
-            os.link(self._path, name)
+        with suppress(AlreadyExistsError):  # another writer was faster, with the same bytes
+            obstore.rename(self._objects, self._name, _object_name(root), overwrite=False)
 
 
 class _ObjectReader(io.FileIO):
@@ -161,6 +167,10 @@ class _ObjectReader(io.FileIO):
             return super().read(-1 if size is None else size) or b""
         except OSError as error:
             raise StoreError(f"object {self._root} cannot be read: {_first_line(error)}") from error
+
+
+def _object_name(root: Digest) -> str:
+    return f"{root.hex()[:2]}/{root.hex()}"
 
 
 def _checked_blocks(source: BinaryIO, root: Digest) -> Iterator[bytes]:
