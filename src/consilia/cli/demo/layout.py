@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,8 @@ class HospitalData:
 
 def make_members(home: Path, names: Sequence[str]) -> list[MemberKeys]:
     """Give every member its keys, each in its own home; those that are there already stay."""
-    return [_member(home / name, name) for name in names]
+    with ThreadPoolExecutor(2) as threads:  # scrypt is slow on purpose, and lets other threads run meanwhile
+        return list(threads.map(lambda name: _member(home / name, name), names))
 
 
 def _member(home: Path, name: str) -> MemberKeys:
@@ -58,11 +60,17 @@ def _member(home: Path, name: str) -> MemberKeys:
         password_file.touch(mode=0o600)
         password_file.write_text(secrets.token_urlsafe(24) + "\n")
     password = password_file.read_text().strip()
-    if not account_file.exists():
-        save_account(account_file, Account.create(), password)
-    if not identity_file.exists():
-        save_identity(identity_file, Identity.generate(), password)
-    return MemberKeys(name, load_account(account_file, password), load_identity(identity_file, password))
+    if account_file.exists():
+        account = load_account(account_file, password)
+    else:
+        account = Account.create()
+        save_account(account_file, account, password)
+    if identity_file.exists():
+        identity = load_identity(identity_file, password)
+    else:
+        identity = Identity.generate()
+        save_identity(identity_file, identity, password)
+    return MemberKeys(name, account, identity)
 
 
 def founders_of(members: Sequence[MemberKeys], now: int) -> list[Founder]:
