@@ -167,7 +167,7 @@ class Consortium:
         self.home = home
         self.clock = Clock()
         self.names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
-        members = [_make_member(home / name, name) for name in [*self.names, "server"]]
+        members = [make_member(home / name, name) for name in [*self.names, "server"]]
         self.addresses: list[Address] = [member.account.address for member in members[:-1]]
         self.server_address: Address = members[-1].account.address
         self.clock.ahead_seconds = -PAST_SECONDS
@@ -412,7 +412,7 @@ def consortium(home: Path, monkeypatch: pytest.MonkeyPatch, hospitals: int = 3) 
         made.close()
 
 
-def _make_member(home: Path, name: str) -> MemberKeys:
+def make_member(home: Path, name: str) -> MemberKeys:
     keys = home / "keys"
     keys.mkdir(parents=True)
     member = MemberKeys(name, Account.create(), Identity.generate())

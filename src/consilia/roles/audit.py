@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,8 @@ from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.progress import Report
 from consilia.roles.server import read_metrics, require_registered
 from consilia.roles.task_log import RoundLog, TaskLog, fold
-from consilia.settings import Network, ServerSettings, load
+from consilia.settings import HospitalSettings, Network, ServerSettings
+from consilia.settings import load as load_settings
 from consilia.store.directory import DirectoryStore
 from consilia.values import ArtifactContext, Digest
 
@@ -116,10 +118,26 @@ def _check_same_history(network: Network, best: tuple[Path, int], other: tuple[P
             ledgers.append(Ledger("chain file", deployment, provider=provider))
         last = max(0, min(best[1], other[1]) - FORK_BLOCKS)
         if ledgers[0].block(last).hash == ledgers[1].block(last).hash:
+            _check_own_deeds(other, ledgers[0].events())
             return
         first = next(n for n in range(last + 1) if ledgers[0].block(n).hash != ledgers[1].block(n).hash)
     names = [file.parent.parent.name for file, _ in (best, other)]
     raise AuditError(f"{names[0]} and {names[1]} tell different histories from block {first} on")
+
+
+def _check_own_deeds(other: tuple[Path, int], events: list[Event]) -> None:
+    """A node may have been stopped before it heard the last blocks, but it did hear what its hospital did itself."""
+    file, height = other
+    home = file.parent.parent
+    account = load_settings(HospitalSettings, home).keys.account
+    address = "0x" + json.loads(account.read_text())["address"].removeprefix("0x")
+    for event in events:
+        actor = getattr(event, "hospital", getattr(event, "member", ""))
+        if event.block_number > height and actor.lower() == address.lower():
+            raise AuditError(
+                f"{home.name}: its chain ends at block {height}, but block {event.block_number} holds "
+                f"transaction 0x{event.transaction_hash} of its own: the file was cut back"
+            )
 
 
 def check_escrow(events: list[Event], open_wei: int, balance_wei: int) -> None:
@@ -335,5 +353,5 @@ class Examiner:
 
 
 def _server_identity(network: Network) -> Identity:
-    settings = load(ServerSettings, network.server)
+    settings = load_settings(ServerSettings, network.server)
     return load_identity(settings.keys.identity, settings.keys.password())
