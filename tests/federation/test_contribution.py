@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,5 +35,5 @@ def test_shares_do_not_depend_on_the_order(samples: dict[str, int], pool_wei: in
 def test_more_samples_are_never_paid_less(samples: dict[str, int], pool_wei: int) -> None:
     shares = shares_by_samples(samples, pool_wei)
     ranked = sorted(shares, key=lambda hospital: samples[hospital])
-    for less, more in zip(ranked, ranked[1:], strict=False):
+    for less, more in itertools.pairwise(ranked):
         assert shares[less] <= shares[more] or samples[less] == samples[more]
