@@ -85,7 +85,11 @@ def height(home: Path) -> int:
 
 def cut_back(home: Path) -> None:
     """Set a hospital's chain back to before its own last deed, its claim, as if that had never been."""
-    address = json.loads((home / "hospital-2" / "keys" / "account.json").read_text())["address"]
+    address = (
+        json.loads((home / "hospital-2" / "keys" / "account.json").read_text())["address"]
+        .removeprefix("0x")
+        .lower()
+    )
     claim = next(e for e in events_of(home) if isinstance(e, Claimed) and e.member[2:].lower() == address)
     file = ChainFile(chain_file(home, 2), readonly=True)
     kept = [file.stored(file.canonical_hash(number) or b"") for number in range(1, claim.block_number)]

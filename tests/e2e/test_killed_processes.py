@@ -1,4 +1,4 @@
-"""kill -9 of real processes with real nodes, whenever they have said a certain thing; the task finishes all the same."""
+"""kill -9 of real processes with real nodes, whenever they have said a certain thing; the task still finishes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_everybody_is_killed_at_once(tmp_path: Path) -> None:
 
 
 def test_a_terminated_hospital_takes_its_node_along(tmp_path: Path) -> None:
-    with RunningConsortium(tmp_path, hospitals=1, rounds=1) as town:
+    with RunningConsortium(tmp_path, hospitals=2, rounds=1) as town:
         hospital = town.start_hospital("hospital-1")
         hospital.wait_for("node ready")
         family = psutil.Process(hospital.process.pid).children(recursive=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -72,10 +73,8 @@ def test_any_other_spelling_is_refused(data: st.DataObject) -> None:
     good = parse_toml(GOOD).to_bytes()
     at = data.draw(st.integers(0, len(good) - 1))
     changed = good[:at] + data.draw(st.sampled_from([b" ", b"\n", b"0", b'"', b"\\u0061"])) + good[at:]
-    try:
+    with suppress(SpecError):
         assert parse_bytes(changed).to_bytes() == changed  # it is another spec, in its own canonical form
-    except SpecError:
-        pass
 
 
 @pytest.mark.parametrize(

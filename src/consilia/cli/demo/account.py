@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 CONFIRMATIONS = 1
 EXAMPLE_SLICES = 6
+SCORED_ROUNDS = 8
+"""Rounds whose global model is scored for the learning curve; scoring every one could take longer than training."""
 LIBRARIES = ("consilia", "torch", "torchvision", "py-evm", "cryptography", "pydicom", "numpy")
 
 
@@ -97,7 +99,8 @@ class _Scored:
         models = sorted((home / "server" / "models").glob("*/round-*.safetensors"))
         pooled = next(yardstick for yardstick in yardsticks if not yardstick.hospital)
         alone = [yardstick for yardstick in yardsticks if yardstick.hospital]
-        jobs = [ScoringJob(spec, sites, model) for model in models[1:-1]]
+        indices = spaced(len(models) - 1, SCORED_ROUNDS)
+        jobs = [ScoringJob(spec, sites, models[index + 1]) for index in indices[:-1]]
         jobs.append(ScoringJob(spec, sites, models[-1], by_hospital=True))
         jobs += [ScoringJob(spec, sites, item.model, by_hospital=True) for item in (pooled, *alone)]
         shown = (("federated", "", models[-1]), ("pooled", "", pooled.model))
@@ -105,15 +108,21 @@ class _Scored:
             slices = pool.apply_async(draw_examples, [ExamplesJob(spec, sites, shown, EXAMPLE_SLICES)])
             scores = pool.map(score, jobs, chunksize=1)
             self.examples = slices.get()
-        self.rounds = scores[: len(models) - 1]
-        whole, *locals_ = scores[len(models) - 1 :]
-        self.federated = self.rounds[-1].model_copy(update={"training_steps": pooled.steps})
+        self.rounds = dict(zip(indices, scores[: len(indices)], strict=True))
+        whole, *locals_ = scores[len(indices) :]
+        self.federated = scores[len(indices) - 1].model_copy(update={"training_steps": pooled.steps})
         self.pooled = _timed(whole, pooled)
         self.local_only = tuple(
             LocalScore(hospital=item.hospital, **_timed(result, item).model_dump())
             for item, result in zip(alone, locals_, strict=True)
         )
-        say("models scored", models=len(models) - 1 + len(yardsticks))
+        say("models scored", models=len(jobs))
+
+
+def spaced(rounds: int, count: int) -> list[int]:
+    """At most `count` of the rounds 0 .. rounds - 1, evenly spread, the last among them."""
+    step = max(1, -(-rounds // count))
+    return sorted(range(rounds - 1, -1, -step))
 
 
 def _timed(result: Score, yardstick: Yardstick) -> Score:
@@ -191,20 +200,21 @@ def _names(home: Path) -> dict[Address, str]:
 
 
 def _rounds(
-    task: TaskLog, audited: AuditResult, scores: Sequence[Score], names: dict[Address, str]
+    task: TaskLog, audited: AuditResult, scores: Mapping[int, Score], names: dict[Address, str]
 ) -> list[Round]:
     rounds = []
-    for current, result in zip(task.rounds, scores, strict=True):
+    for current in task.rounds:
         opened, closed = current.opened, current.closed
+        result = scores.get(opened.round_index)
         assert closed is not None
         account = audited.reports[task.task_id, opened.round_index]
         updates = _updates(account, names)
         rounds.append(
             Round(
                 round_index=opened.round_index,
-                map50=result.map50,
-                map=result.map,
-                cpm=result.cpm,
+                map50=result.map50 if result else None,
+                map=result.map if result else None,
+                cpm=result.cpm if result else None,
                 updates=updates,
                 seconds=audited.block_seconds[closed.block_number]
                 - audited.block_seconds[opened.block_number],
