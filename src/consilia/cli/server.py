@@ -22,7 +22,10 @@ def run(
     home: Path = typer.Option(..., help="The server's home, with its consilia.toml."),
     spec: Path = typer.Option(..., help="The TaskSpec, in TOML."),
     initial_model: Path | None = typer.Option(
-        None, help="Start from these weights (safetensors) instead of the detector's random ones."
+        None,
+        exists=True,
+        dir_okay=False,
+        help="Start from these weights (safetensors) instead of the detector's random ones.",
     ),
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
