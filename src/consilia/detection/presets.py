@@ -42,7 +42,7 @@ CT_HEMORRHAGE = Preset(
     local_epochs=0.11,
     learning_rate=1e-3,
     batch_size=1,
-    reason="About 6000 steps in all. 160 pixels show the bleeds, and a step costs half of one at 256.",
+    reason="About 6000 steps in all. 160 pixels show the bleeds and cost less than 256.",
 )
 
 BCCD = Preset(
@@ -52,7 +52,7 @@ BCCD = Preset(
     local_epochs=0.2,
     learning_rate=1e-3,
     batch_size=1,
-    reason="About 3500 steps in all. The cells are small and many: 256 pixels are needed, and each picture teaches much.",
+    reason="About 3500 steps in all. The cells are small and many, so 256 pixels; each picture teaches much.",
 )
 
 PRESETS = {preset.name: preset for preset in (PHANTOM, CT_HEMORRHAGE, BCCD)}
