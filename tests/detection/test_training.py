@@ -128,10 +128,13 @@ def test_any_step_is_found_without_the_ones_before():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("detector", ["faster-rcnn", "retinanet"])
-def test_learns_to_find_bright_rectangles(detector):
+@pytest.mark.parametrize(
+    ("detector", "steps", "least_cpm"), [("faster-rcnn", 80, 0.8), ("retinanet", 150, 0.3)]
+)
+def test_learns_to_find_bright_rectangles(detector, steps, least_cpm):
     recipe = Recipe(batch_size=4, warmup_steps=10)
     student = Trainer(detector, 1, SIZE, recipe, [square_example(i) for i in range(40)], 0)
     unseen = [square_example(i) for i in range(100, 120)]
-    student.run(StepBudget(80, 0, 80))
-    assert evaluate(student.model, unseen).map50 > 0.8
+    before = evaluate(student.model, unseen).cpm
+    student.run(StepBudget(steps, 0, steps))
+    assert evaluate(student.model, unseen).cpm > max(least_cpm, before)
