@@ -11,6 +11,9 @@ from consilia.roles.audit import audit
 from tests.consortium import REWARD_WEI, Consortium
 
 
+pytestmark = pytest.mark.slow
+
+
 class Killed(BaseException):
     """As kill -9: nobody catches it."""
 

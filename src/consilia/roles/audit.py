@@ -22,7 +22,7 @@ from consilia.ledger.events import Claimed, Event, Funded, Refunded, UnclaimedWi
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.progress import Report
-from consilia.roles.server import read_metrics, require_registered
+from consilia.roles.rounds import read_metrics, require_registered
 from consilia.roles.task_log import RoundLog, TaskLog, fold
 from consilia.settings import HospitalSettings, Network, ServerSettings
 from consilia.settings import load as load_settings
