@@ -10,7 +10,6 @@ from consilia.ledger.events import Claimed, TaskPublished, UpdateRegistered
 from consilia.roles.audit import audit
 from tests.consortium import REWARD_WEI, Consortium
 
-
 pytestmark = pytest.mark.slow
 
 
