@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from consilia.cli.lifetime import end_in_order
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
     from consilia.roles.node import NodeProcess
     from consilia.settings import HospitalSettings, load
 
-    signal.signal(signal.SIGTERM, _stop)
+    end_in_order()
     settings = load(HospitalSettings, home)
     report = Output(settings.name, output)
     with ExitStack() as stack:
@@ -83,7 +83,3 @@ def _account_address(keyfile: Path) -> str:
     from eth_utils.address import to_checksum_address
 
     return str(to_checksum_address(json.loads(keyfile.read_text())["address"]))
-
-
-def _stop(signum: int, frame: object) -> None:
-    raise SystemExit(0)

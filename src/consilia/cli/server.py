@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import typer
 
+from consilia.cli.lifetime import end_in_order
 from consilia.cli.output import Format, Output
 
 app = typer.Typer(help="Publish a training task and aggregate it.", no_args_is_help=True)
@@ -35,7 +35,7 @@ def run(
     from consilia.roles.server import Server
     from consilia.settings import ServerSettings, load
 
-    signal.signal(signal.SIGTERM, _stop)
+    end_in_order()
     settings = load(ServerSettings, home)
     try:
         task_spec = parse_toml(spec.read_text())
@@ -53,7 +53,3 @@ def run(
     server = Server(home, settings, Output(settings.name, output))
     server.report("ready", account=server.address)
     server.run_task(task_spec, write_initial)
-
-
-def _stop(signum: int, frame: object) -> None:
-    raise SystemExit(0)

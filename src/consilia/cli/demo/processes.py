@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from consilia.cli.lifetime import PARENT_VARIABLE
 from consilia.errors import ConsiliaError
 
 STOP_SECONDS = 15.0
@@ -54,7 +55,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], log: Path, *, ends: bool = False) -> None:
         """Start a party; `ends` says that it may end by itself, with code 0."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CONSILIA_PARENT": str(os.getpid())}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", PARENT_VARIABLE: str(os.getpid())}
         with log.open("ab") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
