@@ -76,7 +76,9 @@ def run(home: Path, wanted: Plan, output: Format) -> None:
         ConsiliaError: a party ended that should not have.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    home = home.resolve()  # it goes into the settings of parties, whose relative paths start at their own homes
+    home = (
+        home.resolve()
+    )  # it goes into the settings of parties, whose relative paths start at their own homes
     say, clock = Output("demo", output), Clock()
     with locked(home):
         fresh = wanted.model_copy(
