@@ -11,7 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from consilia.cli.report.report import Box, Example, Prediction, Score, SiteScore, png_base64
 from consilia.detection import evaluation, weights
@@ -164,7 +166,12 @@ def _prediction(
     return Prediction.model_validate({"model": kind, "hospital": hospital, "boxes": tuple(boxes)})
 
 
-def _boxes(spec: TaskSpec, boxes_xyxy, labels, scores) -> list[Box]:  # type: ignore[no-untyped-def]
+def _boxes(
+    spec: TaskSpec,
+    boxes_xyxy: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float32] | None,
+) -> list[Box]:
     names = spec.data.categories
     return [
         Box(
