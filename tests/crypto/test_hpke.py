@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hpke as library
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from consilia.crypto import hpke
+from consilia.crypto.keys import Identity
 from consilia.errors import EnvelopeError
 
 VECTOR = {
@@ -57,7 +59,7 @@ def test_the_library_opens_what_we_seal_and_we_what_it_seals(size):
     assert SUITE.decrypt(ours, key, info) == message
     theirs = SUITE.encrypt(message, X25519PublicKey.from_public_bytes(recipient), info)
     assert len(theirs) == len(ours)
-    assert hpke.open_sealed(theirs, key.private_bytes_raw(), info) == message
+    assert hpke.open_sealed(theirs, Identity(key), recipient, info) == message
 
 
 def test_sealing_depends_on_seed_recipient_and_info_alone():
@@ -72,16 +74,35 @@ def test_sealing_depends_on_seed_recipient_and_info_alone():
 
 
 def test_wrong_key_wrong_info_and_every_changed_byte_are_refused():
-    key = X25519PrivateKey.generate()
-    sealed = hpke.seal(key.public_key().public_bytes_raw(), b"secret", b"info")
-    assert hpke.open_sealed(sealed, key.private_bytes_raw(), b"info") == b"secret"
+    key = Identity.generate()
+    sealed = hpke.seal(key.recipient, b"secret", b"info")
+    assert hpke.open_sealed(sealed, key, key.recipient, b"info") == b"secret"
     spoiled = [sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :] for at in range(len(sealed))]
     for data in [*spoiled, b"", sealed[:31], sealed[:-1], sealed + b"\x00", bytes(len(sealed))]:
         with pytest.raises(EnvelopeError):
-            hpke.open_sealed(data, key.private_bytes_raw(), b"info")
-    for secret, info in ((os.urandom(32), b"info"), (key.private_bytes_raw(), b"elsewhere")):
+            hpke.open_sealed(data, key, key.recipient, b"info")
+    for other, info in ((Identity.generate(), b"info"), (key, b"elsewhere")):
         with pytest.raises(EnvelopeError):
-            hpke.open_sealed(sealed, secret, info)
+            hpke.open_sealed(sealed, other, other.recipient, info)
+
+
+class CarelessToken(Identity):
+    """A token that does not check what X25519 gives it."""
+
+    def exchange(self, recipient: bytes, public_key: bytes) -> bytes:
+        return bytes(32)
+
+
+def test_a_secret_that_everybody_knows_opens_nothing_though_the_token_gives_it():
+    # whoever sends a key of low order knows the shared secret of zeros, and so could seal as if to anybody
+    token = CarelessToken.from_bytes(bytes(range(32)))
+    enc = bytes(32)
+    key, nonce = hpke.key_schedule(
+        hpke._extract_and_expand(bytes(32), enc, token.recipient), b"info", hpke.AES_256_GCM
+    )
+    forged = enc + AESGCM(key).encrypt(nonce, b"forged", b"")
+    with pytest.raises(EnvelopeError, match="low order"):
+        hpke.open_sealed(forged, token, token.recipient, b"info")
 
 
 @pytest.mark.parametrize("key", [bytes(32), b"\x01" + bytes(31)], ids=bytes.hex)

@@ -20,7 +20,7 @@ from eth_hash.auto import keccak
 from consilia.artifact import PREFIX_BYTES, STANZA_BYTES, Frame, RootHasher, read_frame, read_full
 from consilia.crypto import hpke
 from consilia.crypto.cobblestone import SALT_BYTES, ChunkCipher
-from consilia.crypto.keys import Identity
+from consilia.crypto.custody import Opener
 from consilia.errors import EnvelopeError
 from consilia.values import ArtifactContext, Digest
 
@@ -82,7 +82,7 @@ def seal(
 def open_envelope(
     ciphertext: BinaryIO,
     plaintext: BinaryIO,
-    identity: Identity,
+    identity: Opener,
     recipients: Sequence[bytes],
     context: ArtifactContext,
     root: Digest,
@@ -99,12 +99,13 @@ def open_envelope(
         EnvelopeError: malformed, damaged, for others, of another context, or not rebuilt byte for byte.
     """
     frame, header = _read_header(ciphertext, recipients, context)
-    if identity.recipient not in recipients:
+    own = next((key for key in identity.recipients if key in recipients), None)
+    if own is None:
         raise EnvelopeError(f"an envelope is not sealed for the recipient {identity.recipient.hex()}")
     stanzas_at = frame.header_bytes - STANZA_BYTES * len(recipients)
-    at = stanzas_at + STANZA_BYTES * sorted(recipients).index(identity.recipient)
+    at = stanzas_at + STANZA_BYTES * sorted(recipients).index(own)
     info = _stanza_info(header[:stanzas_at])
-    secret = hpke.open_sealed(header[at : at + STANZA_BYTES], identity.secret_bytes, info)
+    secret = hpke.open_sealed(header[at : at + STANZA_BYTES], identity, own, info)
     return _decrypt(ciphertext, plaintext, secret, frame, header, recipients, root)
 
 

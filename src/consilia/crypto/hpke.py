@@ -1,7 +1,8 @@
 """HPKE base mode (RFC 9180) with X25519 and an ephemeral key derived from a seed, so that it can be rebuilt.
 
 Libraries draw the ephemeral key themselves. An envelope's stanza must come out the same for everyone who
-knows the envelope's secret, so sealing is written here, from the library's primitives; opening is its own.
+knows the envelope's secret; and the recipient's key may be in a token that gives out nothing but shared secrets. So
+both directions are written here, from the library's primitives, and tested against its own.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
+from consilia.crypto.custody import Opener
 from consilia.errors import EnvelopeError
 
 _FIELD_PRIME = 2**255 - 19
 _KEM_SUITE = b"KEM" + (0x0020).to_bytes(2, "big")
 _BASE_MODE = b"\x00"
+_TAG_BYTES = 16
 _SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
 
@@ -77,18 +80,25 @@ def seal(recipient: bytes, plaintext: bytes, info: bytes) -> bytes:
         raise _low_order(recipient) from error
 
 
-def open_sealed(ciphertext: bytes, secret: bytes, info: bytes) -> bytes:
-    """Open a message by the library's RFC 9180 implementation.
+def open_sealed(ciphertext: bytes, opener: Opener, recipient: bytes, info: bytes) -> bytes:
+    """Open a message (Decap of RFC 9180 section 4.1); the secret key stays where `opener` keeps it.
 
     Args:
-        secret: the X25519 private key, 32 bytes.
+        recipient: which of the opener's keys it is sealed to.
 
     Raises:
         EnvelopeError: damaged, for another key, or with another `info`.
     """
+    enc, body = ciphertext[:32], ciphertext[32:]
+    if len(body) < _TAG_BYTES:
+        raise EnvelopeError(f"a sealed key has {32 + _TAG_BYTES} bytes or more, this has {len(ciphertext)}")
+    exchanged = opener.exchange(recipient, enc)
+    if not any(exchanged):  # RFC 9180 section 7.1.4; not every token checks it itself
+        raise EnvelopeError(f"a sealed key came with the public key {enc.hex()}, which is of low order")
+    key, nonce = key_schedule(_extract_and_expand(exchanged, enc, recipient), info, AES_256_GCM)
     try:
-        return _SUITE.decrypt(ciphertext, X25519PrivateKey.from_private_bytes(secret), info)
-    except (InvalidTag, ValueError) as error:
+        return AESGCM(key).decrypt(nonce, body, b"")
+    except InvalidTag as error:
         raise EnvelopeError(
             "a sealed key does not open: damaged, for another recipient, or elsewhere"
         ) from error
@@ -125,9 +135,7 @@ def shared_secret(recipient: bytes, ephemeral: X25519PrivateKey) -> bytes:
         exchanged = ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))
     except ValueError as error:
         raise _low_order(recipient) from error
-    kem_context = ephemeral.public_key().public_bytes_raw() + recipient
-    prk = _labeled_extract(_KEM_SUITE, b"", b"eae_prk", exchanged)
-    return _labeled_expand(_KEM_SUITE, prk, b"shared_secret", kem_context, 32)
+    return _extract_and_expand(exchanged, ephemeral.public_key().public_bytes_raw(), recipient)
 
 
 def key_schedule(shared: bytes, info: bytes, aead: Aead) -> tuple[bytes, bytes]:
@@ -143,6 +151,11 @@ def key_schedule(shared: bytes, info: bytes, aead: Aead) -> tuple[bytes, bytes]:
     secret = _labeled_extract(suite, shared, b"secret", b"")
     key = _labeled_expand(suite, secret, b"key", context, aead.key_bytes)
     return key, _labeled_expand(suite, secret, b"base_nonce", context, 12)
+
+
+def _extract_and_expand(exchanged: bytes, enc: bytes, recipient: bytes) -> bytes:
+    prk = _labeled_extract(_KEM_SUITE, b"", b"eae_prk", exchanged)
+    return _labeled_expand(_KEM_SUITE, prk, b"shared_secret", enc + recipient, 32)
 
 
 def _labeled_extract(suite: bytes, salt: bytes, label: bytes, ikm: bytes) -> bytes:

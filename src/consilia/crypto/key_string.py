@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 
 from consilia.crypto import hpke
+from consilia.crypto.custody import Opener
 from consilia.crypto.keys import Identity
 from consilia.errors import EnvelopeError
 
@@ -36,17 +37,18 @@ def seal_key_string(task_keys: Mapping[bytes, Identity], info: bytes) -> bytes:
     return b"".join((MAGIC, len(entries).to_bytes(2, "big"), *entries))
 
 
-def open_key_string(data: bytes, identity: Identity, info: bytes) -> Identity:
+def open_key_string(data: bytes, identity: Opener, info: bytes) -> Identity:
     """Open one's own task key. The caller compares its public half with the one on the ledger.
 
     Raises:
         EnvelopeError: malformed, no entry for `identity`, or an entry that does not open here.
     """
     entries = _entries(data)
-    own = _key_id(identity.recipient)
-    if own not in entries:
+    own = next((key for key in identity.recipients if _key_id(key) in entries), None)
+    if own is None:
         raise EnvelopeError(f"a key string has no entry for the recipient {identity.recipient.hex()}")
-    return Identity.from_bytes(hpke.open_sealed(entries[own], identity.secret_bytes, _entry_info(info)))
+    secret = hpke.open_sealed(entries[_key_id(own)], identity, own, _entry_info(info))
+    return Identity.from_bytes(secret)
 
 
 def _entries(data: bytes) -> dict[bytes, bytes]:

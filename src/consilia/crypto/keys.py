@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from consilia.errors import KeyFileError
+from consilia.errors import EnvelopeError, KeyFileError
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -63,6 +63,23 @@ class Identity:
         if len(secret) != 32:
             raise KeyFileError(f"an identity's secret has 32 bytes, this has {len(secret)}")
         return cls(X25519PrivateKey.from_private_bytes(secret))
+
+    @property
+    def recipients(self) -> tuple[bytes, ...]:
+        """Its one public key, as an `Opener` tells it."""
+        return (self.recipient,)
+
+    def exchange(self, recipient: bytes, public_key: bytes) -> bytes:
+        """The X25519 shared secret with somebody's public key (32 bytes each).
+
+        Raises:
+            EnvelopeError: the public key is no key, or of low order.
+        """
+        assert recipient == self.recipient, "asked for a key that is not this one"
+        try:
+            return self._private_key.exchange(X25519PublicKey.from_public_bytes(public_key))
+        except ValueError as error:
+            raise EnvelopeError(f"{public_key.hex()} is a public key of low order, or none") from error
 
     @property
     def secret_bytes(self) -> bytes:

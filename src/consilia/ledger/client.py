@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from consilia.crypto.custody import Signer
 from consilia.errors import LedgerError
 from consilia.ledger.chain import BlockInfo, Chain
 from consilia.ledger.contracts import Deployment, contract_abi
@@ -16,9 +17,6 @@ from consilia.ledger.rpc import Provider, Rpc, data_bytes, quantity
 from consilia.ledger.sender import Call, Included, Receipt, Sender
 from consilia.ledger.views import Enrolment, Member, Pool, TaskState
 from consilia.values import Address, Digest
-
-if TYPE_CHECKING:
-    from eth_account.signers.local import LocalAccount
 
 __all__ = [
     "BlockInfo",
@@ -64,7 +62,7 @@ class Ledger:
         url: str,
         deployment: Deployment,
         *,
-        account: LocalAccount | None = None,
+        account: Signer | None = None,
         outbox: Outbox | None = None,
         confirmations: int = 1,
         provider: Provider | None = None,

@@ -10,17 +10,18 @@ import rlp
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
+from consilia.crypto.custody import Signer
 from consilia.errors import InputError, LedgerError
 from consilia.ledger.chain import Chain
 from consilia.ledger.contracts import Deployment, contract_abi
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import Provider, Rpc, quantity
 from consilia.ledger.sender import Call, Included, Sender
+from consilia.ledger.signing import sign_message
 from consilia.values import Address, Digest, Role
 
 if TYPE_CHECKING:
     from eth_account.messages import SignableMessage
-    from eth_account.signers.local import LocalAccount
 
 REGISTRY_GAS, FOUNDER_GAS = 1_500_000, 300_000
 """The registry's code, and what each founder adds: 7 words, a place in the list, an event, a signature."""
@@ -60,7 +61,7 @@ def contract_address(deployer: Address, nonce: int) -> Address:
 
 
 def sign_founder(
-    account: LocalAccount,
+    account: Signer,
     *,
     recipient_key: bytes,
     role: Role,
@@ -79,12 +80,12 @@ def sign_founder(
     founder = Founder(
         str(account.address), recipient_key, role, certificate_digest, valid_from, valid_to, signature=b""
     )
-    return bytes(account.sign_message(_consent(founder, chain_id, registry)).signature)
+    return sign_message(account, _consent(founder, chain_id, registry))
 
 
 def deploy(
     url: str,
-    account: LocalAccount,
+    account: Signer,
     founders: Sequence[Founder],
     outbox: Outbox,
     *,

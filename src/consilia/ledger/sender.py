@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from consilia.crypto.custody import Signer
 from consilia.errors import LedgerError, RpcError, TransactionRevertedError, TransactionTimeoutError
 from consilia.ledger.chain import Chain
 from consilia.ledger.contracts import revert_reason
 from consilia.ledger.outbox import Outbox, OutboxEntry, Signed
 from consilia.ledger.rpc import data_bytes, quantity
+from consilia.ledger.signing import Transaction, sign_transaction
 from consilia.values import Address, Digest
-
-if TYPE_CHECKING:
-    from eth_account.signers.local import LocalAccount
 
 TIP_WEI = 10**9
 """What a miner gets per gas: 1 gwei, geth's default lower bound."""
@@ -74,7 +73,7 @@ class Sender:
         self,
         chain: Chain,
         chain_id: int,
-        account: LocalAccount,
+        account: Signer,
         outbox: Outbox,
         timeout_seconds: float | None = None,
     ) -> None:
@@ -126,20 +125,17 @@ class Sender:
         return self._confirmed(entry, call)
 
     def _sign(self, call: Call, nonce: int, max_fee_wei: int) -> Signed:
-        fields: dict[str, Any] = {
-            "type": 2,
-            "chainId": self._chain_id,
-            "nonce": nonce,
-            "gas": call.gas,
-            "maxFeePerGas": max_fee_wei,
-            "maxPriorityFeePerGas": TIP_WEI,
-            "value": call.value_wei,
-            "data": call.data,
-        }
-        if call.to is not None:
-            fields["to"] = call.to
-        signed = self._account.sign_transaction(fields)
-        return Signed(bytes(signed.raw_transaction), Digest(bytes(signed.hash)))
+        transaction = Transaction(
+            chain_id=self._chain_id,
+            nonce=nonce,
+            tip_wei=TIP_WEI,
+            max_fee_wei=max_fee_wei,
+            gas=call.gas,
+            to=call.to,
+            value_wei=call.value_wei,
+            data=call.data,
+        )
+        return sign_transaction(self._account, transaction)
 
     def _fees(self) -> int:
         if time.monotonic() >= self._max_fee_until:

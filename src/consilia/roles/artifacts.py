@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from consilia.crypto.custody import Opener
 from consilia.crypto.envelope import Opened, open_envelope, seal
-from consilia.crypto.keys import Identity
 from consilia.roles.state import SealedArtifact, State
 from consilia.store import ArtifactStore
 from consilia.values import ArtifactContext, Digest
@@ -41,7 +41,7 @@ def publish_artifact(
 def fetch_artifact(
     store: ArtifactStore,
     root: Digest,
-    identity: Identity,
+    identity: Opener,
     recipients: Sequence[bytes],
     context: ArtifactContext,
     target: Path,
