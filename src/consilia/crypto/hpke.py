@@ -94,7 +94,7 @@ def open_sealed(ciphertext: bytes, opener: Opener, recipient: bytes, info: bytes
         raise EnvelopeError(f"a sealed key has {32 + _TAG_BYTES} bytes or more, this has {len(ciphertext)}")
     exchanged = opener.exchange(recipient, enc)
     if not any(exchanged):  # RFC 9180 section 7.1.4; not every token checks it itself
-        raise EnvelopeError(f"a sealed key came with the public key {enc.hex()}, which is of low order")
+        raise EnvelopeError(f"a sealed key does not open: it came with {enc.hex()}, of low order")
     key, nonce = key_schedule(_extract_and_expand(exchanged, enc, recipient), info, AES_256_GCM)
     try:
         return AESGCM(key).decrypt(nonce, body, b"")

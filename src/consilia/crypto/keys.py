@@ -79,7 +79,9 @@ class Identity:
         try:
             return self._private_key.exchange(X25519PublicKey.from_public_bytes(public_key))
         except ValueError as error:
-            raise EnvelopeError(f"{public_key.hex()} is a public key of low order, or none") from error
+            raise EnvelopeError(
+                f"a sealed key does not open: it came with {public_key.hex()}, of low order"
+            ) from error
 
     @property
     def secret_bytes(self) -> bytes:

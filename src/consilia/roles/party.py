@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from consilia.crypto import hpke
-from consilia.crypto.keys import Identity, load_account, load_identity
+from consilia.crypto.custody import Opener, Signer
+from consilia.crypto.keys import load_account, load_identity
 from consilia.errors import EnvelopeError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
@@ -35,15 +36,15 @@ class Party:
         self.name = settings.name
         self.report = report
         password = settings.keys.password()
-        self.identity: Identity = load_identity(settings.keys.identity, password)
-        account = load_account(settings.keys.account, password)
-        self.address: Address = account.address
+        self.identity: Opener = load_identity(settings.keys.identity, password)
+        self.account: Signer = load_account(settings.keys.account, password)
+        self.address: Address = self.account.address
         self.state = State(home / "state.sqlite")
         self.store = DirectoryStore(settings.store.path)
         self.ledger = Ledger(
             settings.ledger.url,
             Deployment.load(settings.ledger.deployment),
-            account=account,
+            account=self.account,
             outbox=Outbox(home / "outbox.sqlite"),
             confirmations=settings.ledger.confirmations,
         )
