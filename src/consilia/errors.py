@@ -40,6 +40,10 @@ class KeyFileError(InputError):
     """A key file is missing, damaged, or its password is wrong."""
 
 
+class KeyTokenError(InputError):
+    """A PKCS#11 token is not there, does not take its PIN, or cannot do what a key has to."""
+
+
 class HomeError(InputError):
     """A home directory holds something else than what was asked for."""
 

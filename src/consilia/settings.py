@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
+import os
+import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as EnvironmentValueError
 
-from consilia.errors import SettingsError
+from consilia.crypto.private_files import read_private
+from consilia.errors import KeyFileError, SettingsError
 
 SETTINGS_FILE = "consilia.toml"
 NETWORK_FILE = "network.json"
+
+
+PASSWORD_VARIABLE = "CONSILIA_PASSWORD"
+PIN_VARIABLE = "CONSILIA_PIN"
+BACKUP_PASSWORD_VARIABLE = "CONSILIA_BACKUP_PASSWORD"
+SECRET_VARIABLES = (PASSWORD_VARIABLE, PIN_VARIABLE, BACKUP_PASSWORD_VARIABLE)
+"""Environment variables that no child process is given."""
+
+_MOST_PASSWORD_BYTES = 4096
+
+
+def password_is_typed(variable: str, file: Path | None) -> bool:
+    """Whether `read_password` asks a person."""
+    return not os.environ.get(variable) and file is None
+
+
+def read_password(what: str, variable: str, file: Path | None) -> str:
+    """A password: from the environment, else the first line of a file, else a person at a terminal.
+
+    Raises:
+        SettingsError: there is none, it is empty, or others than its owner may read the file.
+    """
+    if password := os.environ.get(variable):
+        return password
+    if file is None:
+        if not sys.stdin.isatty():
+            raise SettingsError(
+                f"expected the {what}: in {variable}, in a file, or from somebody at a terminal"
+            )
+        return _ask(what)
+    try:
+        lines = read_private(file, _MOST_PASSWORD_BYTES).decode().splitlines()
+    except (KeyFileError, UnicodeDecodeError) as error:
+        raise SettingsError(f"keys.password_file or pin_file, the {what}: {error}") from error
+    if not lines or not lines[0]:
+        raise SettingsError(
+            f"keys.password_file or pin_file: expected the {what} in the first line of {file}"
+        )
+    return lines[0]
+
+
+@functools.cache
+def _ask(what: str) -> str:
+    return getpass.getpass(f"{what}: ")
 
 
 class _Section(BaseModel):
@@ -43,25 +92,56 @@ class StoreSection(_Section):
     path: Path
 
 
-class KeysSection(_Section):
-    """The two secret halves, and the file that holds their password."""
+class TokenSection(_Section):
+    """A PKCS#11 token (a hardware security module), and the labels of this party's keys in it."""
 
-    account: Path
-    identity: Path
-    password_file: Path
+    module: Path
+    token: str
+    pin_file: Path | None = None
+    account_label: str = "consilia account"
+    identity_label: str = "consilia identity"
 
-    def password(self) -> str:
-        """The password: the first line of its file.
+    def pin(self) -> str:
+        """The token's PIN: from the environment, its file, or a person.
 
         Raises:
-            SettingsError: the file cannot be read.
+            SettingsError: none of them has it.
         """
-        try:
-            return self.password_file.read_text().splitlines()[0]
-        except (OSError, IndexError) as error:
-            raise SettingsError(
-                f"keys.password_file: expected a file with the password in its first line; {error}"
-            ) from error
+        return read_password(f"PIN of the token {self.token}", PIN_VARIABLE, self.pin_file)
+
+
+class KeysSection(_Section):
+    """Where the two secret halves are: each in a file under one password, or in a token."""
+
+    signer: Literal["file", "pkcs11"] = "file"
+    """What signs for the ledger account."""
+    opener: Literal["file", "pkcs11"] = "file"
+    """What opens envelopes: the identity."""
+    account: Path = Path("keys/account.json")
+    identity: Path = Path("keys/identity.key")
+    password_file: Path | None = None
+    pkcs11: TokenSection | None = None
+
+    @model_validator(mode="after")
+    def _token_is_described(self) -> Self:
+        if "pkcs11" in (self.signer, self.opener) and self.pkcs11 is None:
+            raise ValueError(
+                "signer or opener is pkcs11: expected a section [keys.pkcs11] with module and token"
+            )
+        return self
+
+    @property
+    def password_is_typed(self) -> bool:
+        """Whether a person is asked for the password."""
+        return password_is_typed(PASSWORD_VARIABLE, self.password_file)
+
+    def password(self) -> str:
+        """The key files' password: from the environment, its file, or a person.
+
+        Raises:
+            SettingsError: none of them has it.
+        """
+        return read_password("password of the key files", PASSWORD_VARIABLE, self.password_file)
 
 
 class DataSection(_Section):
@@ -158,7 +238,17 @@ class ServerSettings(_FileSettings):
     keys: KeysSection
 
 
-Settings = TypeVar("Settings", HospitalSettings, ServerSettings)
+class KeySettings(_FileSettings):
+    """What `consilia keys` reads of any party's settings: whose keys, where they are, and the ledger if it is known."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    name: str = "keys"
+    ledger: LedgerSection | None = None
+    keys: KeysSection = KeysSection()
+
+
+Settings = TypeVar("Settings", HospitalSettings, ServerSettings, KeySettings)
 
 
 def load(kind: type[Settings], home: Path) -> Settings:
@@ -183,6 +273,11 @@ def load(kind: type[Settings], home: Path) -> Settings:
             "\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())
         ) from error
     return _resolved(settings, home.resolve())
+
+
+def without_file(home: Path) -> KeySettings:
+    """The settings of a home that has no file yet: keys in its folder `keys`, a password from environment or prompt."""
+    return _resolved(KeySettings(), home.resolve())
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from consilia import __version__
-from consilia.cli import audit, demo, hospital, server
+from consilia.cli import audit, demo, hospital, keys, server
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(server.app, name="server")
 app.add_typer(hospital.app, name="hospital")
 app.add_typer(audit.app, name="audit")
+app.add_typer(keys.app, name="keys")
 app.command("demo")(demo.demo)
 
 

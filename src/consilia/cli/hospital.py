@@ -36,6 +36,7 @@ def run(
 
 def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None) -> None:
     """Run a hospital in this process. `new_trainer` replaces the task's detector, for measurements."""
+    from consilia.roles.keys import open_keys, show_keys
     from consilia.roles.node import NodeProcess
     from consilia.settings import HospitalSettings, load
 
@@ -45,17 +46,18 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
     with ExitStack() as stack:
         node = None
         if settings.node is not None:
-            node = NodeProcess(home, settings, _account_address(settings.keys.account))
+            node = NodeProcess(home, settings, show_keys(settings.keys).address)
             stack.callback(node.stop)
-        # the node starts up while this process imports what it needs
+        # the node starts up while this process imports what it needs and opens its keys, which is slow on purpose
         from consilia.roles.hospital import Hospital
 
+        keys = open_keys(settings.keys)
         make_trainer = new_trainer or _detector_trainers(settings, report)
         if node is not None:
             node.wait_ready()
             report("node ready")
             _await_deployment(settings.ledger.deployment, report)
-        hospital = Hospital(home, settings, report, make_trainer)
+        hospital = Hospital(home, settings, report, make_trainer, keys)
         report("ready", account=hospital.address)
         hospital.run()
 
@@ -75,11 +77,3 @@ def _await_deployment(path: Path, report: Output) -> None:
         report("waiting for the contracts", deployment=path.name)
     while not path.exists():
         time.sleep(0.05)
-
-
-def _account_address(keyfile: Path) -> str:
-    import json
-
-    from eth_utils.address import to_checksum_address
-
-    return str(to_checksum_address(json.loads(keyfile.read_text())["address"]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
-from consilia.crypto.keys import Identity, load_identity
+from consilia.crypto.custody import Opener
 from consilia.errors import AuditError, ConsiliaError, StoreError, VerificationError
 from consilia.federation.aggregate import WeightedUpdate, federated_average
 from consilia.ledger.client import Ledger
@@ -21,6 +21,7 @@ from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider
 from consilia.ledger.events import Claimed, Event, Funded, Refunded, UnclaimedWithdrawn
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
+from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
 from consilia.roles.rounds import read_metrics, require_registered
 from consilia.roles.task_log import RoundLog, TaskLog, fold
@@ -352,6 +353,5 @@ class Examiner:
         return [*self._task.task_keys.values(), self._server_key]
 
 
-def _server_identity(network: Network) -> Identity:
-    settings = load_settings(ServerSettings, network.server)
-    return load_identity(settings.keys.identity, settings.keys.password())
+def _server_identity(network: Network) -> Opener:
+    return open_identities(load_settings(ServerSettings, network.server).keys)

@@ -21,6 +21,7 @@ from consilia.protocols.policy import admit
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import METRICS_KEY, LocalMetrics, SkippedStudy
 from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
+from consilia.roles.keys import PartyKeys
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
 from consilia.roles.task_log import RoundLog, TaskLog
@@ -55,9 +56,14 @@ class Hospital(Party):
     settings: HospitalSettings
 
     def __init__(
-        self, home: Path, settings: HospitalSettings, report: Report, new_trainer: TrainerFactory
+        self,
+        home: Path,
+        settings: HospitalSettings,
+        report: Report,
+        new_trainer: TrainerFactory,
+        keys: PartyKeys | None = None,
     ) -> None:
-        super().__init__(home, settings, report)
+        super().__init__(home, settings, report, keys)
         self.settings = settings
         self._new_trainer = new_trainer
         self._trainers: dict[int, LocalTrainer] = {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from consilia.errors import LedgerUnreachableError
 from consilia.ledger.embedded.genesis import NodeSettings
-from consilia.settings import HospitalSettings
+from consilia.settings import SECRET_VARIABLES, HospitalSettings
 from consilia.values import Address
 
 
@@ -31,6 +32,7 @@ class NodeProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                env={name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             )
 
     def wait_ready(self) -> None:

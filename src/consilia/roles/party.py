@@ -8,13 +8,13 @@ from pathlib import Path
 
 from consilia.crypto import hpke
 from consilia.crypto.custody import Opener, Signer
-from consilia.crypto.keys import load_account, load_identity
 from consilia.errors import EnvelopeError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import EventLog
 from consilia.ledger.outbox import Outbox
 from consilia.protocols.training import TaskContexts
+from consilia.roles.keys import PartyKeys, open_keys
 from consilia.roles.progress import Report
 from consilia.roles.state import State
 from consilia.roles.task_log import TaskLog, fold
@@ -31,13 +31,19 @@ logger = logging.getLogger(__name__)
 class Party:
     """A member of the consortium, connected. It knows the others through the ledger and the store alone."""
 
-    def __init__(self, home: Path, settings: HospitalSettings | ServerSettings, report: Report) -> None:
+    def __init__(
+        self,
+        home: Path,
+        settings: HospitalSettings | ServerSettings,
+        report: Report,
+        keys: PartyKeys | None = None,
+    ) -> None:
         self.home = home
         self.name = settings.name
         self.report = report
-        password = settings.keys.password()
-        self.identity: Opener = load_identity(settings.keys.identity, password)
-        self.account: Signer = load_account(settings.keys.account, password)
+        opened = keys or open_keys(settings.keys)
+        self.identity: Opener = opened.opener
+        self.account: Signer = opened.signer
         self.address: Address = self.account.address
         self.state = State(home / "state.sqlite")
         self.store = DirectoryStore(settings.store.path)

@@ -266,7 +266,7 @@ class Server(Party):
         hospital = registered.hospital
         target = self._work(f"update-{task.task_id}-{registered.round_index}-{hospital}")
         context = self.contexts(task).update(registered.round_index, hospital)
-        recipients = [task.task_keys[hospital], self.identity.recipient]
+        recipients = [task.task_keys[hospital], task.recipients[task.published.server]]
         began = time.monotonic()
         try:
             model = self._model_path(task, registered.round_index)

@@ -1,0 +1,102 @@
+"""Backing up what a party cannot rebuild from ledger and store, and restoring it into an empty home."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from consilia.crypto.backup import Backup, close_backup, open_backup
+from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
+from consilia.crypto.password_box import ScryptCost
+from consilia.crypto.private_files import make_private_directory, read_private, write_private
+from consilia.errors import KeyFileError
+from consilia.roles.keys import identity_files, older_folder
+from consilia.settings import KeysSection
+
+DATABASES = ("state.sqlite", "outbox.sqlite")
+"""Task keys, secrets of one's own artifacts, facts; and transactions that were signed and may not be in a block yet."""
+
+_MOST_BYTES = 1 << 30
+
+
+def take_backup(home: Path, name: str, keys: KeysSection, password: str, made_at: int) -> Backup:
+    """Collect a party's secrets, also while it runs. What is in a token stays there.
+
+    Args:
+        password: of the key files.
+        made_at: Unix seconds.
+
+    Raises:
+        KeyFileError: a key file or a database cannot be read.
+    """
+    account = bytes(load_account(keys.account, password).key) if keys.signer == "file" else None
+    paths = identity_files(keys.identity) if keys.opener == "file" else []
+    secrets = dict.fromkeys(load_identity(path, password).secret_bytes for path in paths)
+    files = {file: _snapshot(home / file) for file in DATABASES if (home / file).exists()}
+    return Backup(name, made_at, account, tuple(secrets), files)
+
+
+def write_backup(path: Path, backup: Backup, password: str, cost: ScryptCost = ScryptCost.STANDARD) -> None:
+    """Write a backup under a password, and read it back: one that does not open is worse than none.
+
+    Raises:
+        KeyFileError: a file of that name exists, or the disk refuses, or gives back other bytes.
+    """
+    write_private(path, close_backup(backup, password, cost))
+    if read_backup(path, password) != backup:
+        raise KeyFileError(f"{path} was written and reads differently: do not trust this disk")
+
+
+def read_backup(path: Path, password: str) -> Backup:
+    """Read a backup.
+
+    Raises:
+        KeyFileError: missing, open to others, damaged, or another password.
+    """
+    return open_backup(str(path), read_private(path, _MOST_BYTES), password)
+
+
+def restore_backup(
+    home: Path,
+    keys: KeysSection,
+    backup: Backup,
+    password: str,
+    cost: ScryptCost = ScryptCost.STANDARD,
+) -> None:
+    """Write key files under `password`, and the databases, into a home that has none of them.
+
+    Raises:
+        KeyFileError: one of the files is there already (then nothing is written), or the disk refuses.
+    """
+    from eth_account import Account
+
+    paths = [home / name for name in backup.files]
+    paths += [keys.account] * (backup.account is not None) + [keys.identity] * bool(backup.identities)
+    if taken := [str(path) for path in paths if path.exists()]:
+        raise KeyFileError(
+            f"a backup is restored into a home without keys; move away first: {', '.join(taken)}"
+        )
+    for folder in (home, keys.account.parent, keys.identity.parent):
+        make_private_directory(folder)
+    for name, data in backup.files.items():
+        write_private(home / name, data)
+    for place, secret in enumerate(backup.identities):
+        identity, path = Identity.from_bytes(secret), keys.identity
+        if place > 0:
+            path = older_folder(keys.identity) / f"{identity.recipient.hex()[:16]}.key"
+            make_private_directory(path.parent)
+        save_identity(path, identity, password, cost=cost)
+    if backup.account is not None:
+        save_account(keys.account, Account.from_key(backup.account), password, cost=cost)
+
+
+def _snapshot(path: Path) -> bytes:
+    """A database as it is at one moment, also while its owner writes."""
+    try:
+        original = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        with closing(original) as source, closing(sqlite3.connect(":memory:")) as copy:
+            source.backup(copy)
+            return copy.serialize()
+    except sqlite3.Error as error:
+        raise KeyFileError(f"the database {path} cannot be copied: {error}") from error
