@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,12 +30,18 @@ from consilia.ledger.outbox import Outbox
 from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.protocols.training import SkippedStudy
 from consilia.roles.hospital import Hospital
+from consilia.roles.keys import make_keys, open_keys
 from consilia.roles.server import Server
 from consilia.roles.task_log import TaskLog
-from consilia.settings import HospitalSettings, Network, ServerSettings, load
+from consilia.settings import HospitalSettings, KeysSection, Network, ServerSettings, load
 from consilia.values import Address, Digest
+from tests.softhsm import SoftHsm
 
 CHAIN_ID = 2407
+KEYS_IN_FILES = """account = "keys/account.json"
+identity = "keys/identity.key"
+password_file = "keys/password"
+"""
 PASSWORD = "for tests"
 REWARD_WEI = 10**18 + 1
 SHAPES: dict[str, tuple[int, ...]] = {"head.bias": (3,), "head.weight": (4, 3), "scale": ()}
@@ -163,11 +170,17 @@ class ServerThread:
 class Consortium:
     """A server and some hospitals around one mined chain; use `consortium(...)` to make and close one."""
 
-    def __init__(self, home: Path, hospitals: int) -> None:
+    def __init__(self, home: Path, hospitals: int, softhsm: SoftHsm | None = None) -> None:
         self.home = home
         self.clock = Clock()
         self.names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
-        members = [make_member(home / name, name) for name in [*self.names, "server"]]
+        in_token = {} if softhsm is None else {"hospital-2": softhsm}
+        members = [
+            make_member_in_token(home / name, name, in_token[name])
+            if name in in_token
+            else make_member(home / name, name)
+            for name in [*self.names, "server"]
+        ]
         self.addresses: list[Address] = [member.account.address for member in members[:-1]]
         self.server_address: Address = members[-1].account.address
         self.clock.ahead_seconds = -PAST_SECONDS
@@ -189,7 +202,8 @@ class Consortium:
         outbox.close()
         self.deployment.save(home / "deployment.json")
         for name in [*self.names, "server"]:
-            _write_settings(home / name, name, self.url)
+            keys = in_token[name].toml(str(home)) if name in in_token else KEYS_IN_FILES
+            _write_settings(home / name, name, self.url, keys)
         Network(
             genesis=Path("genesis.json"),
             deployment=Path("deployment.json"),
@@ -400,10 +414,12 @@ def flip_bit(path: Path, at: int) -> None:
 
 
 @contextmanager
-def consortium(home: Path, monkeypatch: pytest.MonkeyPatch, hospitals: int = 3) -> Iterator[Consortium]:
-    """A consortium for one test."""
+def consortium(
+    home: Path, monkeypatch: pytest.MonkeyPatch, hospitals: int = 3, softhsm: SoftHsm | None = None
+) -> Iterator[Consortium]:
+    """A consortium for one test; with a token the second hospital has both its keys in there."""
     monkeypatch.setattr("consilia.roles.party.WAIT_SECONDS", 0.05)
-    made = Consortium(home, hospitals)
+    made = Consortium(home, hospitals, softhsm)
     for role in ("server", "hospital"):
         monkeypatch.setattr(f"consilia.roles.{role}.time", made.clock)
     try:
@@ -416,13 +432,23 @@ def make_member(home: Path, name: str) -> MemberKeys:
     keys = home / "keys"
     keys.mkdir(parents=True)
     member = MemberKeys(name, Account.create(), Identity.generate())
+    (keys / "password").touch(mode=0o600)
     (keys / "password").write_text(PASSWORD + "\n")
     save_account(keys / "account.json", member.account, PASSWORD, cost=ScryptCost.TESTS)
     save_identity(keys / "identity.key", member.identity, PASSWORD, cost=ScryptCost.TESTS)
     return member
 
 
-def _write_settings(home: Path, name: str, url: str) -> None:
+def make_member_in_token(home: Path, name: str, softhsm: SoftHsm) -> MemberKeys:
+    """A member without any key file: account and identity are made in the token, and stay there."""
+    home.mkdir(parents=True)
+    section = KeysSection.model_validate(tomllib.loads("[keys]\n" + softhsm.toml(str(home.parent)))["keys"])
+    make_keys(section, "")
+    keys = open_keys(section)
+    return MemberKeys(name, keys.signer, keys.opener)
+
+
+def _write_settings(home: Path, name: str, url: str, keys: str) -> None:
     data = "" if name == "server" else '[data]\npath = "data"\n'
     (home / "consilia.toml").write_text(
         f"""name = "{name}"
@@ -432,8 +458,5 @@ deployment = "../deployment.json"
 [store]
 path = "../store"
 [keys]
-account = "keys/account.json"
-identity = "keys/identity.key"
-password_file = "keys/password"
-{data}"""
+{keys}{data}"""
     )

@@ -115,9 +115,9 @@ def test_the_password_is_the_first_line(tmp_path: Path) -> None:
     home = home_with(tmp_path, FILE)
     keys = load(HospitalSettings, home).keys
     (home / "keys").mkdir()
-    for text in (None, ""):
-        if text is not None:
-            keys.password_file.write_text(text)
+    keys.password_file.touch(mode=0o600)
+    for text in ("", "\n"):
+        keys.password_file.write_text(text)
         with pytest.raises(SettingsError, match=r"keys\.password_file"):
             keys.password()
     keys.password_file.write_text("secret\nnot this\n")

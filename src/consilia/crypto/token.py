@@ -208,8 +208,10 @@ class TokenSigner:
 
         came = self._token.sign(self._key, message_hash)
         r, s = int.from_bytes(came[:32], "big"), int.from_bytes(came[32:], "big")
-        s = min(s, SECP256K1_ORDER - s)  # of the two that are valid, contracts and nodes take the lower
-        short = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        s = (
+            min(s, SECP256K1_ORDER - s) % SECP256K1_ORDER
+        )  # contracts and nodes take the lower of the two alone
+        short = came[:32] + s.to_bytes(32, "big")
         for recovery in (0, 1):
             if self._is_mine(short + bytes((recovery,)), message_hash):
                 signature = HexBytes(short + bytes((27 + recovery,)))

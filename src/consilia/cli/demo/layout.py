@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eth_account import Account
-from eth_account.signers.local import LocalAccount
 
+from consilia.crypto.custody import Opener, Signer
 from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
 from consilia.ledger.deployment import Founder, contract_address, sign_founder
 from consilia.ledger.embedded.genesis import Genesis
@@ -30,8 +30,8 @@ class MemberKeys:
     """A member's two key pairs while its home is being made."""
 
     name: str
-    account: LocalAccount
-    identity: Identity
+    account: Signer
+    identity: Opener
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""A hospital whose two keys never leave a PKCS#11 token takes part like any other; and keys are replaced on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from consilia.crypto.token import TokenIdentity, TokenSigner
+from consilia.errors import LedgerUnreachableError
+from consilia.roles.audit import audit
+from consilia.roles.keys import rotate_identity
+from consilia.settings import HospitalSettings, load
+from tests.consortium import REWARD_WEI, Consortium, Steps, consortium, read_weights
+from tests.softhsm import SoftHsm
+
+
+@pytest.fixture
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, softhsm: SoftHsm) -> Iterator[Consortium]:
+    """Three hospitals; the second has its account and its identity in SoftHSM."""
+    with consortium(tmp_path, monkeypatch, 3, softhsm) as made:
+        yield made
+
+
+def test_a_hospital_with_its_keys_in_a_token_trains_and_is_paid(town: Consortium, tmp_path: Path) -> None:
+    hospital = town.hospitals[1]
+    assert isinstance(hospital.account, TokenSigner) and isinstance(hospital.identity, TokenIdentity)
+    assert not (town.home / "hospital-2" / "keys").exists()
+    town.start_server(rounds=2)
+    task = town.finish()
+    assert task.finished and all(current.update_of(hospital.address) for current in task.rounds)
+    last = read_weights(next((town.home / "server" / "models").glob("*/round-002.safetensors")))
+    # examples 10, 20, 30 and steps 1, 2, 3: each round adds (10 + 40 + 90) / 60 to every weight
+    assert np.allclose(last["head.bias"], 0.5 + 2 * 140 / 60)
+    assert hospital.address in task.claimed and sum(task.shares_wei.values()) == REWARD_WEI
+    assert audit(town.home, Steps()).models_rederived == 2
+
+
+def test_a_replaced_identity_in_a_token_goes_on_in_the_task_and_into_the_next(town: Consortium) -> None:
+    rotates_in_the_middle(town, 1)
+
+
+def test_a_replaced_identity_in_a_file_goes_on_in_the_task_and_into_the_next(town: Consortium) -> None:
+    rotates_in_the_middle(town, 0)
+
+
+def rotates_in_the_middle(town: Consortium, index: int) -> None:
+    town.start_server(rounds=2)
+    town.enrol(0, 1, 2)
+    town.train(0)
+    old = town.hospitals[index].identity.recipient
+    home = town.home / town.names[index]
+    settings = load(HospitalSettings, home)
+    _, recipient = rotate_identity(home, settings.keys, settings.ledger)
+    hospital = town.restart_hospital(index)
+    assert hospital.identity.recipients == (recipient, old)
+    assert hospital.ledger.member(hospital.address).recipient_key == recipient
+    first = town.finish()  # its key string is sealed to the old identity
+    assert all(current.update_of(hospital.address) for current in first.rounds)
+    assert first.recipients[hospital.address] == old
+    town.start_server(rounds=1, reward_wei=REWARD_WEI + 1)
+    town.until(lambda tasks: len(tasks) == 2)
+    second = town.finish()
+    assert second.rounds[0].update_of(hospital.address) and second.recipients[hospital.address] == recipient
+
+
+def test_a_server_that_replaces_its_identity_still_opens_the_running_tasks_updates(town: Consortium) -> None:
+    town.start_server(rounds=2)
+    town.enrol(0, 1, 2)
+    town.train(0)
+    town.silence_the_server()
+    settings = load(HospitalSettings, town.home / "hospital-1")
+    home = town.home / "server"
+    keys = settings.keys.model_copy(
+        update={name: home / "keys" / getattr(settings.keys, name).name for name in ("account", "identity")}
+    )
+    rotate_identity(home, keys, settings.ledger)
+    town.server = town.new_server()
+    town.start_server(rounds=2)
+    task = town.finish()
+    assert [len(current.updates) for current in task.rounds] == [3, 3] and not town.server_said(
+        "update rejected"
+    )
+    assert audit(town.home, Steps()).models_rederived == 2
+
+
+def test_a_rotation_that_the_ledger_never_heard_of_changes_no_key(town: Consortium) -> None:
+    home = town.home / "hospital-1"
+    settings = load(HospitalSettings, home)
+    nowhere = settings.ledger.model_copy(update={"url": "http://127.0.0.1:9"})
+    old = town.hospitals[0].identity.recipient
+    with pytest.raises(LedgerUnreachableError):
+        rotate_identity(home, settings.keys, nowhere)
+    waiting = town.restart_hospital(0).identity.recipients
+    assert waiting[0] == old and len(waiting) == 2
+    _, recipient = rotate_identity(home, settings.keys, settings.ledger)
+    assert recipient == waiting[1], "the key that was made is taken, not a third one"
