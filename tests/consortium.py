@@ -23,7 +23,7 @@ from consilia.cli.demo.layout import MemberKeys, founders_of
 from consilia.crypto.keys import Identity, ScryptCost, save_account, save_identity
 from consilia.errors import LedgerUnreachableError
 from consilia.federation.tensors import Float32Array, TensorFile, write_tensors
-from consilia.ledger.deployment import deploy
+from consilia.ledger.deployment import contract_address, deploy
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.local import LocalNode
 from consilia.ledger.outbox import Outbox
@@ -189,6 +189,7 @@ class Consortium:
             chain_id=CHAIN_ID,
             timestamp=now - 60,
             miners=(members[0].account.address,),
+            registry=contract_address(members[-1].account.address, 0),
             balances_wei={member.account.address: 10**21 for member in members},
             min_difficulty=1,
         )

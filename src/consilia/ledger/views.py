@@ -28,7 +28,15 @@ class Member:
     certificate_digest: Digest
     valid_from: int
     valid_to: int
-    is_active: bool
+    is_listed: bool
+
+    def in_good_standing(self, at_seconds: int) -> bool:
+        """Whether the registry lets it act at a Unix time; the contract's `in_good_standing` says the same."""
+        return self.is_trusted(at_seconds) and self.valid_from <= at_seconds < self.valid_to
+
+    def is_trusted(self, at_seconds: int) -> bool:
+        """Whether it belongs to the consortium and is not suspended, be its validity what it may."""
+        return self.is_listed
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Member:

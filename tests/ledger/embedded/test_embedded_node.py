@@ -212,7 +212,7 @@ def test_a_member_without_a_place_among_the_miners_follows(tmp_path: Path) -> No
     )
     node = Node(settings)
     node.start()
-    assert node.status()["searchPid"] is None  # type: ignore[index, call-overload]
+    assert not node.miner.admitted
     block = extend(Chain(tmp_path / "other.sqlite", node.chain.genesis), index=1)
     assert node.take_block(block)
     assert node.chain.head.header == block.header

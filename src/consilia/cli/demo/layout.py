@@ -111,7 +111,14 @@ def write_genesis(path: Path, members: Sequence[MemberKeys], now: int) -> Genesi
     if not path.exists():
         miners = tuple(member.account.address for member in members if member.name != SERVER)
         balances: dict[Address, int] = {member.account.address: MEMBER_BALANCE_WEI for member in members}
-        Genesis(chain_id=CHAIN_ID, timestamp=now - 60, miners=miners, balances_wei=balances).save(path)
+        server = next(member for member in members if member.name == SERVER)
+        Genesis(
+            chain_id=CHAIN_ID,
+            timestamp=now - 60,
+            miners=miners,
+            registry=contract_address(server.account.address, 0),
+            balances_wei=balances,
+        ).save(path)
     return Genesis.load(path)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from consilia.errors import ChainError, HomeError, TransactionRefusedError, UnknownParentError
+from consilia.ledger.embedded.admission import Admission
 from consilia.ledger.embedded.block import (
     BLOOM_BYTES,
     EMPTY_TRIE_ROOT,
@@ -27,9 +28,7 @@ from consilia.ledger.embedded.chainfile import ChainFile, Extension, StoredBlock
 from consilia.ledger.embedded.evm import Execution, Outcome, genesis_state, state_at
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.rules import (
-    Admitted,
     HeaderRules,
-    admitted_by_genesis,
     next_base_fee,
     next_difficulty,
 )
@@ -81,7 +80,6 @@ class Chain:
         self,
         path: Path,
         genesis: Genesis,
-        admitted: Admitted | None = None,
         clock_ms: Callable[[], int] = now_ms,
         readonly: bool = False,
     ) -> None:
@@ -93,7 +91,8 @@ class Chain:
         self.genesis = genesis
         self.clock_ms = clock_ms
         self.file = ChainFile(path, readonly)
-        self.rules = HeaderRules(genesis, admitted or admitted_by_genesis(genesis))
+        self.admission = Admission(genesis, self.file.read_node)
+        self.rules = HeaderRules(genesis, self.admission.may_mine)
         self.changed = threading.Condition()  # notified when the head moves
         self.on_progress: Callable[[Progress], None] = lambda progress: None  # in the order of the blocks
         self._keeping = threading.RLock()
@@ -337,7 +336,7 @@ def genesis_block(genesis: Genesis) -> tuple[Block, dict[bytes, bytes]]:
         gas_used=0,
         timestamp=genesis.timestamp,
         extra_data=(genesis.timestamp * 1000).to_bytes(8, "big"),
-        mix_hash=genesis.digest(),  # binds every constant and the admitted miners into the chain's identity
+        mix_hash=genesis.digest(),  # binds every constant, the first miners and the registry into the chain's identity
         nonce=bytes(8),
         base_fee_wei=genesis.base_fee_wei,
     )

@@ -286,6 +286,12 @@ def account_state(state: Any, address: bytes) -> AccountState:
     return AccountState(account.nonce, account.balance, has_code)
 
 
+def storage_root(state: Any, address: bytes) -> bytes | None:
+    """The root of a contract's storage in py-evm's state; None where no contract is."""
+    account = state._account_db._get_account(address)
+    return None if account.code_hash == EvmAccount().code_hash else bytes(account.storage_root)
+
+
 def state_storage(state: Any, address: bytes, slot: int) -> int:
     """The word in a contract's storage slot in py-evm's state."""
     return int(state.get_storage(address, slot))

@@ -45,6 +45,9 @@ class Genesis(BaseModel):
     chain_id: int = Field(ge=1, lt=2**53)
     timestamp: int = Field(ge=0, lt=2**40)
     miners: tuple[AccountField, ...] = Field(min_length=1)
+    """Who may mine until the registry is there; for ever, where `registry` is None."""
+    registry: AccountField | None = None
+    """Where registry.vy will be, `contract_address(deployer, 0)`: from then on it says who may mine."""
     balances_wei: dict[AccountField, Annotated[int, Field(ge=0, lt=2**128)]] = Field(default_factory=dict)
     min_difficulty: int = Field(default=1 << 13, ge=1, lt=2**64)
     block_time_ms: int = Field(default=200, ge=1)

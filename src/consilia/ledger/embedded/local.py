@@ -25,7 +25,7 @@ class LocalNode:
     """
 
     def __init__(self, path: Path, genesis: Genesis, coinbase: Address) -> None:
-        """Open or make the chain file at `path`; `coinbase` must be an admitted miner."""
+        """Open or make the chain file at `path`; `coinbase` must be admitted to mine."""
         self._skew_ms = 0
         self._mining = threading.Lock()
         self._coinbase = bytes.fromhex(coinbase[2:])

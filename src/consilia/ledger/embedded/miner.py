@@ -47,7 +47,6 @@ class Miner:
         self._pool = pool
         self._coinbase = coinbase
         self._on_mined = on_mined
-        self._order = [bytes.fromhex(miner[2:]) for miner in chain.genesis.miners]
         self._wake = threading.Condition()
         self._news = 0
         self._found: tuple[bytes, bytes] | None = None
@@ -63,6 +62,11 @@ class Miner:
     def search_pid(self) -> int:
         """The process number of the search."""
         return self._search.pid
+
+    @property
+    def admitted(self) -> bool:
+        """Whether this account may seal the next block."""
+        return self._chain.admission.may_mine(self._coinbase, self._chain.head.header)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -88,7 +92,8 @@ class Miner:
     def _run(self) -> None:
         while not self._stopping:
             seen = self._news
-            seconds = self._seconds_until_due()
+            # the head moves when the registry's word changes, and that pokes this thread
+            seconds = self._seconds_until_due() if self.admitted else HEARTBEAT_SECONDS
             if seconds <= 0:
                 self._mine_one()
                 continue
@@ -110,8 +115,11 @@ class Miner:
         return head.time_ms / 1000 + HEARTBEAT_SECONDS + turn - self._chain.clock_ms() / 1000
 
     def _turn(self, head: Header) -> int:
+        order = self._chain.admission.miners_at(head)
+        if self._coinbase not in order:  # the head has moved on
+            return 0
         leader = int.from_bytes(head.hash[:8], "big")
-        return (self._order.index(self._coinbase) - leader) % len(self._order)
+        return (order.index(self._coinbase) - leader) % len(order)
 
     def _must_bury(self, head: Header) -> bool:
         """Whether one of the last BURIAL_BLOCKS blocks has transactions, so has too few blocks on top."""

@@ -46,13 +46,13 @@ class Node:
             self.chain.close()
             raise HomeError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         self.gossip = Gossip(self.chain, self.pool, self.take_block, self.server.url, settings.peers)
-        self.miner: Miner | None = None
-        if settings.coinbase in genesis.miners:
-            coinbase = bytes.fromhex(settings.coinbase[2:])
-            self.miner = Miner(self.chain, self.pool, coinbase, self.gossip.tell_block)
-            self.pool.on_new = self.miner.poke
-        else:
-            _LOG.warning("%s is not an admitted miner: this node only follows", settings.coinbase)
+        coinbase = bytes.fromhex(settings.coinbase[2:])
+        self.miner = Miner(self.chain, self.pool, coinbase, self.gossip.tell_block)
+        self.pool.on_new = self.miner.poke
+        if not self.miner.admitted:
+            _LOG.warning(
+                "%s may not mine yet: this node follows until the registry admits it", settings.coinbase
+            )
         self._imported = 0
         self._reorgs = 0
         methods = ChainMethods(self.chain, self.pool).table()
@@ -66,14 +66,12 @@ class Node:
         """Answer, catch up and mine from now on."""
         self.server.start()
         self.gossip.start()
-        if self.miner is not None:
-            self.miner.start()
+        self.miner.start()
 
     def close(self) -> None:
         """Stop everything; the chain file is left whole."""
         self.server.close()
-        if self.miner is not None:
-            self.miner.close()
+        self.miner.close()
         self.gossip.close()
         self.chain.close()
 
@@ -89,7 +87,7 @@ class Node:
         with self._counting:
             self._imported += 1
             self._reorgs += bool(progress.abandoned)
-        if progress.adopted and self.miner is not None:
+        if progress.adopted:
             self.miner.poke()
         return True
 
@@ -101,12 +99,12 @@ class Node:
             "height": head.header.number,
             "score": quantity(head.score),
             "pending": len(self.pool),
-            "mined": self.miner.mined if self.miner else 0,
+            "mined": self.miner.mined,
             "imported": self._imported,
             "reorgs": self._reorgs,
-            "stale": self.miner.stale if self.miner else 0,
+            "stale": self.miner.stale,
             "peers": dict(self.gossip.peers()),
-            "searchPid": self.miner.search_pid if self.miner else None,
+            "searchPid": self.miner.search_pid,
         }
 
     def _send_raw_transaction(self, send: Method) -> Method:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from eth_hash.auto import keccak
 
 from consilia.errors import ChainError, ConsiliaError, HomeError, TransactionRefusedError
+from consilia.ledger.embedded import views
+from consilia.ledger.embedded.admission import Admission
 from consilia.ledger.embedded.block import Block, Header, decode_list, encode_list
 from consilia.ledger.embedded.chain import Chain, Head, check_outcome, genesis_block, now_ms
 from consilia.ledger.embedded.chainfile import BLOCK_COLUMNS, SCORE_BYTES, ChainFile
@@ -31,7 +33,7 @@ from consilia.ledger.embedded.evm import (
 )
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.rpc import ChainMethods
-from consilia.ledger.embedded.rules import HeaderRules, admitted_by_genesis
+from consilia.ledger.embedded.rules import HeaderRules
 from consilia.ledger.embedded.transaction import decode_transaction
 from consilia.values import Address, Digest
 
@@ -111,8 +113,9 @@ class _Replay:
         self._file = file
         self._genesis = genesis
         self._progress = progress
-        self._rules = HeaderRules(genesis, admitted_by_genesis(genesis))
         self._nodes: dict[bytes, bytes] = {}  # the state, made anew
+        admission = Admission(genesis, lambda key: self._nodes.get(key))
+        self._rules = HeaderRules(genesis, admission.may_mine)
         self._hashes: list[bytes] = []  # canonical, by number
         self._score = 0
         self._transactions = 0
@@ -190,8 +193,7 @@ class _Replay:
         self._transactions += len(record.block.transactions)
         self._gas_used += header.gas_used
         self._burnt_wei += header.gas_used * header.base_fee_wei
-        miner = next(m for m in self._genesis.miners if bytes.fromhex(m[2:]) == header.coinbase)
-        self._miners[miner] += 1
+        self._miners[views.address(header.coinbase)] += 1
 
     def _execute(self, block: Block, parent: Header) -> Outcome:
         ancestors = reversed(self._hashes[-MAX_ANCESTORS:])

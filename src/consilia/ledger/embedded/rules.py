@@ -21,13 +21,7 @@ BASE_FEE_QUOTIENT = 8  # EIP-1559
 ELASTICITY = 2  # EIP-1559: the target is half the limit
 
 Admitted = Callable[[bytes, Header], bool]
-"""Whether an address (20 bytes) may seal a child of this header."""
-
-
-def admitted_by_genesis(genesis: Genesis) -> Admitted:
-    """Admission by the genesis' list. A registry contract can take its place: it is asked with the parent."""
-    miners = frozenset(bytes.fromhex(miner[2:]) for miner in genesis.miners)
-    return lambda coinbase, parent: coinbase in miners
+"""Whether an address (20 bytes) may seal a child of this header; see admission.py."""
 
 
 def next_difficulty(genesis: Genesis, parent: Header, time_ms: int) -> int:

@@ -1,0 +1,121 @@
+"""Who may mine follows the registry from the block after its decision, on every branch by its own history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consilia.errors import ChainError
+from consilia.ledger.contracts import contract_abi
+from consilia.ledger.deployment import Founder, contract_address, sign_founder
+from consilia.ledger.embedded.chain import Chain
+from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.replay import replay
+from consilia.ledger.embedded.transaction import Transaction, decode_transaction
+from consilia.values import Digest, Role
+from tests.ledger.embedded.members import (
+    CHAIN_ID,
+    COINBASES,
+    KEYS,
+    Consortium,
+    extend,
+    genesis,
+    sealed,
+    sign,
+)
+
+REGISTRY = contract_address(KEYS[0].address, 0)
+FAR_FUTURE = 2**40
+REGISTRY_GAS = 8_000_000
+
+
+def founder(index: int, role: Role = Role.HOSPITAL, valid_to: int = FAR_FUTURE) -> Founder:
+    record: dict[str, Any] = {"recipient_key": bytes([index + 1]) * 32, "role": role}
+    record |= {"certificate_digest": Digest.of(b""), "valid_from": 0, "valid_to": valid_to}
+    signature = sign_founder(KEYS[index], **record, chain_id=CHAIN_ID, registry=REGISTRY)
+    return Founder(account=KEYS[index].address, signature=signature, **record)
+
+
+def deployment(*founders: Founder) -> Transaction:
+    """The transaction that makes the registry; the genesis names its place."""
+    listed = [tuple(vars(item).values()) for item in founders]
+    data = contract_abi("registry").deployment(listed)
+    return decode_transaction(sign(0, 0, data=data, gas=REGISTRY_GAS))
+
+
+def with_registry(*miners: int) -> Genesis:
+    return genesis(registry=REGISTRY, miners=tuple(KEYS[index].address for index in miners))
+
+
+def foreign_block(chain: Chain, index: int) -> Any:
+    """A block with honest work by hospital `index`, whether it may or not."""
+    return sealed(chain.draft((), COINBASES[index]))
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Consortium]:
+    made = Consortium(tmp_path, with_registry(0, 1))
+    yield made
+    made.close()
+
+
+def test_the_founders_list_holds_until_the_registry_is_there(town: Consortium) -> None:
+    chain = town.chain("a")
+    extend(chain, index=1)
+    assert chain.admission.miners_at(chain.head.header) == tuple(COINBASES[:2])
+    with pytest.raises(ChainError, match="not an admitted miner"):
+        chain.import_block(foreign_block(chain, 2))
+
+
+def test_the_block_that_deploys_is_sealed_by_the_old_rule_and_its_child_by_the_new(town: Consortium) -> None:
+    chain = town.chain("a")
+    extend(chain, [deployment(founder(0), founder(2), founder(3, Role.SERVER))], index=1)
+    assert chain.file.stored(chain.head.header.hash).receipts  # type: ignore[union-attr]
+    for refused in (1, 3):  # the one is not in the registry, the other no hospital
+        with pytest.raises(ChainError, match="not an admitted miner"):
+            chain.import_block(foreign_block(chain, refused))
+    assert chain.import_block(foreign_block(chain, 2)) is not None
+    assert chain.admission.miners_at(chain.head.header) == (COINBASES[0], COINBASES[2])
+
+
+def test_each_branch_is_judged_by_its_own_history(town: Consortium) -> None:
+    chain, other = town.chain("a"), town.chain("b")
+    fork = [extend(other, index=1) for _ in range(2)]
+    extend(chain, [deployment(founder(0), founder(2))])
+    for block in fork:  # hospital 1 is out on the one branch, and in on the other, whichever is the head
+        assert chain.import_block(block) is not None
+
+
+def test_the_replay_judges_as_the_node_did(town: Consortium) -> None:
+    chain = town.chain("a")
+    extend(chain, [deployment(founder(0), founder(2))], index=1)
+    extend(chain, index=2)
+    chain.close()
+    assert replay(chain.file.path, town.genesis).blocks_by_miner == {KEYS[1].address: 1, KEYS[2].address: 1}
+
+
+def test_validity_ends_the_right_to_mine_unless_nobody_would_be_left(tmp_path: Path) -> None:
+    rules = with_registry(0)
+    now = rules.timestamp + 10
+    clock = [now * 1000]
+    town = Consortium(tmp_path, rules, clock_ms=lambda: clock[0])
+    chain = town.chain("a")
+    extend(chain, [deployment(founder(0, valid_to=now + 100), founder(1, valid_to=now + 200))])
+    for seconds, admitted in ((100, (1,)), (200, (0, 1))):
+        # the parent's time decides: its own child may still be sealed by whoever was valid then
+        clock[0] = (now + seconds) * 1000
+        extend(chain, index=1)
+        expected = tuple(COINBASES[index] for index in admitted)
+        assert chain.admission.miners_at(chain.head.header) == expected
+    town.close()
+
+
+def test_a_false_registry_does_not_stop_the_chain(town: Consortium) -> None:
+    chain = town.chain("a")
+    code = bytes.fromhex("6001600c60003960016000f300")  # a contract of one STOP
+    extend(chain, [decode_transaction(sign(0, 0, data=code))])
+    assert chain.admission.miners_at(chain.head.header) == tuple(COINBASES[:2])
+    extend(chain, index=1)
