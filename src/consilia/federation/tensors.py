@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from consilia.errors import WeightsError
 from consilia.values import parse_json
+from consilia.whole_file import whole_file
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -103,18 +104,16 @@ def write_tensors(
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(path.name + ".partial")
     written = []
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in tensors:
             if tensor.shape != shapes[name]:
                 raise WeightsError(f"{name}: expected shape {shapes[name]}, got {tensor.shape}")
             file.write(np.ascontiguousarray(tensor, dtype="<f4").data)
             written.append(name)
-    if written != sorted(shapes):
-        raise WeightsError("the tensors must come in the order of their names, each once")
-    partial.replace(path)
+        if written != sorted(shapes):
+            raise WeightsError("the tensors must come in the order of their names, each once")
 
 
 def require_same_shapes(file: TensorFile, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -12,6 +12,7 @@ from consilia.crypto.envelope import Opened, open_envelope, seal
 from consilia.roles.state import SealedArtifact, State
 from consilia.store import ArtifactStore
 from consilia.values import ArtifactContext, Digest
+from consilia.whole_file import whole_file
 
 
 def publish_artifact(
@@ -52,14 +53,8 @@ def fetch_artifact(
         ObjectMissingError: the store has no such object.
         EnvelopeError: damaged, not for this identity, or bound to another context.
     """
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with store.reader(root) as ciphertext, partial.open("wb") as plaintext:
-            opened = open_envelope(ciphertext, plaintext, identity, recipients, context, root)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return opened
+    with store.reader(root) as ciphertext, whole_file(target) as plaintext:
+        return open_envelope(ciphertext, plaintext, identity, recipients, context, root)
 
 
 def file_digest(path: Path) -> Digest:

@@ -117,7 +117,7 @@ class Hospital(Party):
             assert started is not None
             context = self.contexts(task).key_string()
             recipients = list(key_holders(task))
-            path = self._work(f"keys-{task.task_id}")
+            path = self.work_file(task.task_id, "keys")
             fetch_artifact(self.store, started.key_string_root, self.identity, recipients, context, path)
             key = open_key_string(path.read_bytes(), self.identity, context.encode())
             path.unlink()
@@ -145,7 +145,7 @@ class Hospital(Party):
     def _take_part(self, task: TaskLog, current: RoundLog) -> None:
         opened = current.opened
         name = f"update/{task.task_id}/{opened.round_index}"
-        weights = self._work(f"update-{task.task_id}-{opened.round_index}.safetensors")
+        weights = self.work_file(task.task_id, "update.safetensors")
         trainer = self._trainer(task, task.spec)
         began = time.monotonic()
         metrics_digest = self._sealed_metrics(name)
@@ -168,7 +168,6 @@ class Hospital(Party):
             num_examples=trainer.num_examples,
             metrics_digest=metrics_digest,
         )
-        weights.unlink(missing_ok=True)
         self.report(
             "update registered",
             task_id=task.task_id,
@@ -203,12 +202,11 @@ class Hospital(Party):
         seconds = round(time.monotonic() - began, 3)
         metrics = LocalMetrics(float(loss), steps, seconds, trainer.studies_used, trainer.studies_skipped)
         trainer.save(out, {METRICS_KEY: metrics.to_bytes().decode()})
-        model.unlink()
         return metrics
 
     def _global_model(self, task: TaskLog, current: RoundLog) -> Path:
         opened = current.opened
-        path = self._work(f"model-{task.task_id}-{opened.round_index}.safetensors")
+        path = self.work_file(task.task_id, "model.safetensors")
         context = self.contexts(task).model(opened.round_index)
         recipients = self.model_recipients(task)
         fetch_artifact(self.store, opened.model_root, self._task_key(task), recipients, context, path)
@@ -241,6 +239,7 @@ class Hospital(Party):
             self.report("claim refused", task_id=task.task_id, reason=error.reason)
         self._over.add(task.task_id)
         self._trainers.pop(task.task_id, None)
+        self.clear_work(task.task_id)
         self.report("done", task_id=task.task_id, share_wei=str(share_wei or 0), died=task.died is not None)
 
     def _settle_alone(self, task: TaskLog) -> None:
@@ -263,8 +262,3 @@ class Hospital(Party):
                 )
             self._trainers[task.task_id] = trainer
         return self._trainers[task.task_id]
-
-    def _work(self, name: str) -> Path:
-        folder = self.home / "work"
-        folder.mkdir(exist_ok=True)
-        return folder / name

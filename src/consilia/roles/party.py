@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,16 @@ def key_holders(task: TaskLog) -> dict[bytes, Address]:
             continue
         holders[recipient] = hospital
     return holders
+
+    def work_file(self, task_id: int, name: str) -> Path:
+        """Where a file of a running task lies that can be made again: kept from round to round to be written over."""
+        folder = self._work_folder(task_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def clear_work(self, task_id: int) -> None:
+        """Delete the work files of a task that is over."""
+        shutil.rmtree(self._work_folder(task_id), ignore_errors=True)
+
+    def _work_folder(self, task_id: int) -> Path:
+        return self.home / "work" / f"task-{task_id}"

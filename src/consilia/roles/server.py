@@ -83,6 +83,7 @@ class Server(Party):
         for round_index in range(self._task(task_id).published.rounds):
             self._run_round(task_id, round_index)
         self._reward(task_id)
+        self.clear_work(task_id)
         return self._task(task_id)
 
     # Step 0: publish
@@ -203,7 +204,7 @@ class Server(Party):
         holders = key_holders(task)
         sealed_keys = {recipient: keys[member] for recipient, member in holders.items() if member in keys}
         context = self.contexts(task).key_string()
-        path = self._work(f"keys-{task.task_id}")
+        path = self.work_file(task.task_id, "keys")
         path.write_bytes(seal_key_string(sealed_keys, context.encode()))
         name = f"key string/{task.task_id}/{_group_name(keys)}"
         artifact = publish_artifact(self.store, self.state, name, path, list(holders), context)
@@ -264,7 +265,7 @@ class Server(Party):
     def _examine(self, task: TaskLog, registered: UpdateRegistered) -> Examined:
         """Open one update and check its shapes, numbers, norm, context and metrics."""
         hospital = registered.hospital
-        target = self._work(f"update-{task.task_id}-{registered.round_index}-{hospital}")
+        target = self.work_file(task.task_id, f"update-{hospital}.safetensors")
         context = self.contexts(task).update(registered.round_index, hospital)
         recipients = [task.task_keys[hospital], task.recipients[task.published.server]]
         began = time.monotonic()
@@ -307,7 +308,7 @@ class Server(Party):
         ]
         federated_average(updates, self._model_path(task, round_index + 1))
         account = report_round(task, round_index, examined)
-        path = self._work(f"report-{task.task_id}-{round_index}")
+        path = self.work_file(task.task_id, "report")
         path.write_bytes(account.to_bytes())
         name = f"report/{task.task_id}/{round_index}/{account.digest}"
         context = self.contexts(task).round_report(round_index)
@@ -323,8 +324,7 @@ class Server(Party):
             model_digest=model_digest,
         )
         self.state.remember(_closing_name(task.task_id, round_index), closing.to_json())
-        for used in (path, *(update.weights for update in examined)):
-            used.unlink(missing_ok=True)
+        path.unlink()
         return closing
 
     def _kept_closing(self, task_id: int, round_index: int) -> Closing | None:
@@ -369,6 +369,7 @@ class Server(Party):
             self.ledger.settle(f"settle/{task.task_id}", task.task_id, shares)
         if died.refund_wei:
             self.ledger.refund(f"refund/{task.task_id}", task.task_id)
+        self.clear_work(task.task_id)
         self.report("task died", task_id=task.task_id, reason=died.reason, refund_wei=str(died.refund_wei))
         raise TaskFailedError(
             f"task {task.task_id} died ({died.reason}) after {died.paid_rounds} paid rounds; "
@@ -381,8 +382,3 @@ class Server(Party):
     def _model_path(self, task: TaskLog, round_index: int) -> Path:
         folder = self.state.fact(f"models/{task.task_id}")
         return self.home / "models" / str(folder) / f"round-{round_index:03d}.safetensors"
-
-    def _work(self, name: str) -> Path:
-        folder = self.home / "work"
-        folder.mkdir(exist_ok=True)
-        return folder / name
