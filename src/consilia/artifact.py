@@ -7,9 +7,12 @@ docs/formats/envelope.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol, Self, TypeVar
 
 from consilia.errors import EnvelopeError
 from consilia.values import Digest
@@ -28,8 +31,13 @@ STANZA_BYTES = 32 + 32 + TAG_BYTES
 PREFIX_BYTES = 24 + 32
 """The salt and the commitment before the body."""
 
+_LEAF_MARK = b"\x00"
 _FIXED_BYTES = len(MAGIC) + 2 + 1 + 1 + 2 + 8
-_READ_BYTES = 1 << 20
+LEAF_WORKERS = min(4, len(os.sched_getaffinity(0)))
+"""Leaves worked on at the same time."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class Readable(Protocol):
@@ -84,9 +92,14 @@ class Frame:
         )
 
     @property
+    def frame_bytes(self) -> int:
+        """Size of the frame."""
+        return _FIXED_BYTES + 32 + 32 * len(self.key_ids)
+
+    @property
     def header_bytes(self) -> int:
         """Size of the frame and the stanzas."""
-        return _FIXED_BYTES + 32 + (32 + STANZA_BYTES) * len(self.key_ids)
+        return self.frame_bytes + STANZA_BYTES * len(self.key_ids)
 
     @property
     def body_bytes(self) -> int:
@@ -131,7 +144,7 @@ class RootHasher:
         self._header_digest = b""
         self._frame: Frame | None = None
         self._leaf_digests: list[bytes] = []
-        self._leaf = hashlib.sha256(b"\x00")
+        self._leaf = hashlib.sha256(_LEAF_MARK)
         self._leaf_bytes = 0
         self._body_bytes_left = 0
 
@@ -151,6 +164,18 @@ class RootHasher:
         self._body_bytes_left -= len(view)
         while view:
             view = self._take_leaf(view)
+
+    def add_leaf(self, digest: bytes, size: int) -> None:
+        """Take the next leaf, whole, by its `leaf_digest`: somebody else has hashed it meanwhile.
+
+        Raises:
+            EnvelopeError: the envelope has no leaf of this size here.
+        """
+        expected = min(LEAF_BYTES, self._body_bytes_left)
+        if self._leaf_bytes or size != expected:
+            raise EnvelopeError(f"an envelope should go on with a leaf of {expected} bytes, {size} came")
+        self._body_bytes_left -= size
+        self._leaf_digests.append(digest)
 
     def root(self) -> Digest:
         """The root of the envelope, all of which has come.
@@ -195,7 +220,7 @@ class RootHasher:
         self._leaf_bytes += len(taken)
         if self._leaf_bytes == LEAF_BYTES:
             self._leaf_digests.append(self._leaf.digest())
-            self._leaf = hashlib.sha256(b"\x00")
+            self._leaf = hashlib.sha256(_LEAF_MARK)
             self._leaf_bytes = 0
         return view[len(taken) :]
 
@@ -207,9 +232,44 @@ def artifact_root(stream: BinaryIO) -> Digest:
         EnvelopeError: this is no envelope, or one that is cut short or goes on after its end.
     """
     hasher = RootHasher()
-    while data := stream.read(_READ_BYTES):
-        hasher.update(data)
+    frame = read_frame(stream)
+    hasher.update(frame.encode())
+    hasher.update(read_full(stream, frame.header_bytes - frame.frame_bytes + PREFIX_BYTES))
+    for digest, size in in_order(lambda leaf: (leaf_digest(leaf), len(leaf)), blocks_of(stream, LEAF_BYTES)):
+        if size:
+            hasher.add_leaf(digest, size)
     return hasher.root()
+
+
+def leaf_digest(leaf: bytes | bytearray) -> bytes:
+    """The hash of a leaf of the root's tree, marked as one (RFC 6962, section 2.1)."""
+    digest = hashlib.sha256(_LEAF_MARK)
+    digest.update(leaf)
+    return digest.digest()
+
+
+def blocks_of(stream: Readable, size: int) -> Iterator[bytes]:
+    """Blocks of `size` bytes up to the last one, which is shorter and may be empty."""
+    block = read_full(stream, size)
+    while len(block) == size:
+        yield block
+        block = read_full(stream, size)
+    yield block
+
+
+def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Work on items side by side and give the results in the items' order; few are held at a time.
+
+    Hashes and ciphers release the interpreter lock, reading and writing too, so one envelope uses every core.
+    """
+    pending: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(LEAF_WORKERS) as workers:
+        for item in items:
+            pending.append(workers.submit(work, item))
+            if len(pending) > 2 * LEAF_WORKERS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _recipients(fixed: bytes) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,7 +21,9 @@ from consilia.artifact import (
     SEALED_CHUNK_BYTES,
     TAG_BYTES,
     Readable,
-    read_full,
+    blocks_of,
+    in_order,
+    leaf_digest,
 )
 from consilia.errors import EnvelopeError
 
@@ -30,6 +33,15 @@ _LABELS = {
     16: b"c2sp.org/chunked-encryption@v1+AEAD_AES_128_GCM\x00",
     32: b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00",
 }
+
+
+class Leaf(NamedTuple):
+    """What became of 64 chunks, the last ones fewer: sealed, or opened."""
+
+    data: bytearray
+    sealed_bytes: int
+    digest: bytes
+    """`leaf_digest` of the sealed chunks, taken while they were in this core's cache."""
 
 
 class ChunkCipher:
@@ -68,57 +80,48 @@ class ChunkCipher:
                 "an envelope's salt or commitment is not the one that its key and context give"
             )
 
-    def encrypt(self, plaintext: Readable) -> Iterator[memoryview]:
-        """Yield the body in blocks of `LEAF_BYTES`, the last one shorter. A block is valid until the next."""
-        sealed = memoryview(bytearray(LEAF_BYTES))
-        first_chunk = 0
-        block_bytes = _BLOCK_BYTES
-        while block_bytes == _BLOCK_BYTES:
-            block = memoryview(read_full(plaintext, _BLOCK_BYTES))
-            block_bytes = len(block)
-            yield sealed[: self._encrypt_block(block, sealed, first_chunk)]
-            first_chunk += CHUNKS_A_LEAF
+    def encrypt(self, plaintext: Readable) -> Iterator[Leaf]:
+        """Yield the body in leaves of `LEAF_BYTES`, the last one shorter."""
+        return in_order(self._encrypt_leaf, enumerate(blocks_of(plaintext, _BLOCK_BYTES)))
 
-    def decrypt(self, body: Readable) -> Iterator[memoryview]:
-        """Yield the plaintext in blocks of 1 MiB, the last one shorter. A block is valid until the next.
+    def decrypt(self, body: Readable) -> Iterator[Leaf]:
+        """Yield the plaintext in blocks of 1 MiB, the last one shorter.
 
         Raises:
             EnvelopeError: a chunk is damaged, out of order, missing, or followed by something.
         """
-        plaintext = memoryview(bytearray(_BLOCK_BYTES))
-        first_chunk = 0
-        block_bytes = LEAF_BYTES
-        while block_bytes == LEAF_BYTES:
-            block = memoryview(read_full(body, LEAF_BYTES))
-            block_bytes = len(block)
-            yield plaintext[: self._decrypt_block(block, plaintext, first_chunk)]
-            first_chunk += CHUNKS_A_LEAF
+        return in_order(self._decrypt_leaf, enumerate(blocks_of(body, LEAF_BYTES)))
 
-    def _encrypt_block(self, block: memoryview, sealed: memoryview, chunk: int) -> int:
+    def _encrypt_leaf(self, numbered: tuple[int, bytes]) -> Leaf:
+        number, block = numbered
         # A block that is not full ends the message, with a short chunk: empty where the length is a multiple.
         end = len(block) if len(block) == _BLOCK_BYTES else len(block) + 1
-        at = 0
-        for start in range(0, end, CHUNK_BYTES):
-            part = block[start : start + CHUNK_BYTES]
-            at += self._aead.encrypt_into(
-                self._nonce(chunk), part, None, sealed[at : at + len(part) + TAG_BYTES]
-            )
-            chunk += 1
-        return at
+        starts = range(0, end, CHUNK_BYTES)
+        leaf = bytearray(len(block) + TAG_BYTES * len(starts))
+        source, room = memoryview(block), memoryview(leaf)
+        for index, start in enumerate(starts):
+            nonce = self._nonce(number * CHUNKS_A_LEAF + index)
+            part = source[start : start + CHUNK_BYTES]
+            at = index * SEALED_CHUNK_BYTES
+            self._aead.encrypt_into(nonce, part, None, room[at : at + len(part) + TAG_BYTES])
+        return Leaf(leaf, len(leaf), leaf_digest(leaf))
 
-    def _decrypt_block(self, block: memoryview, plaintext: memoryview, chunk: int) -> int:
-        if len(block) < LEAF_BYTES and len(block) % SEALED_CHUNK_BYTES < TAG_BYTES:
+    def _decrypt_leaf(self, numbered: tuple[int, bytes]) -> Leaf:
+        number, leaf = numbered
+        if len(leaf) < LEAF_BYTES and len(leaf) % SEALED_CHUNK_BYTES < TAG_BYTES:
             raise EnvelopeError("an envelope's body was cut: it does not end in a short chunk")
-        at = 0
-        for start in range(0, len(block), SEALED_CHUNK_BYTES):
-            part = block[start : start + SEALED_CHUNK_BYTES]
-            room = plaintext[at : at + len(part) - TAG_BYTES]
+        starts = range(0, len(leaf), SEALED_CHUNK_BYTES)
+        block = bytearray(len(leaf) - TAG_BYTES * len(starts))
+        source, room = memoryview(leaf), memoryview(block)
+        for index, start in enumerate(starts):
+            chunk = number * CHUNKS_A_LEAF + index
+            part = source[start : start + SEALED_CHUNK_BYTES]
+            at = index * CHUNK_BYTES
             try:
-                at += self._aead.decrypt_into(self._nonce(chunk), part, None, room)
+                self._aead.decrypt_into(self._nonce(chunk), part, None, room[at : at + len(part) - TAG_BYTES])
             except InvalidTag as error:
                 raise EnvelopeError(f"an envelope's chunk {chunk} was changed, moved or cut") from error
-            chunk += 1
-        return at
+        return Leaf(block, len(leaf), leaf_digest(leaf))
 
     def _nonce(self, chunk: int) -> bytes:
         return (self._base_nonce ^ chunk).to_bytes(12, "big")

@@ -151,19 +151,6 @@ def key_hash(secret: bytes) -> Digest:
     return Digest(keccak(point[1:]))
 
 
-class _HashedReader:
-    """A stream whose bytes go through a `RootHasher` as they are read."""
-
-    def __init__(self, stream: BinaryIO, hasher: RootHasher) -> None:
-        self._stream = stream
-        self._hasher = hasher
-
-    def read(self, size: int) -> bytes:
-        data = read_full(self._stream, size)
-        self._hasher.update(data)
-        return data
-
-
 @dataclass(frozen=True)
 class _Keys:
     """All that follows from a secret and a frame: the rebuilt header, and the cipher of the body."""
@@ -203,10 +190,10 @@ def _encrypt(
         hasher.update(part)
         if ciphertext is not None:
             ciphertext.write(part)
-    for block in keys.cipher.encrypt(plaintext):
-        hasher.update(block)
+    for leaf in keys.cipher.encrypt(plaintext):
+        hasher.add_leaf(leaf.digest, leaf.sealed_bytes)
         if ciphertext is not None:
-            ciphertext.write(block)
+            ciphertext.write(leaf.data)
     return hasher.root()
 
 
@@ -228,10 +215,12 @@ def _decrypt(
         )
     hasher = RootHasher()
     hasher.update(header)
-    source = _HashedReader(ciphertext, hasher)
-    keys.cipher.check_prefix(source.read(PREFIX_BYTES))
-    for block in keys.cipher.decrypt(source):
-        plaintext.write(block)
+    prefix = read_full(ciphertext, PREFIX_BYTES)
+    keys.cipher.check_prefix(prefix)
+    hasher.update(prefix)
+    for leaf in keys.cipher.decrypt(ciphertext):
+        hasher.add_leaf(leaf.digest, leaf.sealed_bytes)
+        plaintext.write(leaf.data)
     found = hasher.root()
     if found != root:
         raise EnvelopeError(f"an envelope is whole but has the root {found}, and {root} was asked for")
