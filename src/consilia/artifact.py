@@ -111,6 +111,19 @@ class Frame:
         """Size of the whole envelope."""
         return self.header_bytes + PREFIX_BYTES + self.body_bytes
 
+    def read_leaves(self, stream: Readable) -> Iterator[bytes]:
+        """Read the body from where it begins: leaves of `LEAF_BYTES`, the last one shorter and maybe empty.
+
+        Raises:
+            EnvelopeError: it goes on after its end.
+        """
+        left = self.body_bytes
+        for leaf in blocks_of(stream, LEAF_BYTES):
+            left -= len(leaf)
+            if left < 0:
+                raise EnvelopeError(f"an envelope has {-left} bytes or more after its end")
+            yield leaf
+
 
 def read_frame(stream: Readable) -> Frame:
     """Read the frame of an envelope and nothing after it.
@@ -171,9 +184,11 @@ class RootHasher:
         Raises:
             EnvelopeError: the envelope has no leaf of this size here.
         """
-        expected = min(LEAF_BYTES, self._body_bytes_left)
-        if self._leaf_bytes or size != expected:
-            raise EnvelopeError(f"an envelope should go on with a leaf of {expected} bytes, {size} came")
+        expected = 0 if self._leaf_bytes else min(LEAF_BYTES, self._body_bytes_left)
+        if size < expected:
+            raise EnvelopeError(f"an envelope lacks its last bytes: a leaf of {expected} wanted, {size} came")
+        if size > expected:
+            raise EnvelopeError(f"an envelope has {size - expected} bytes or more after its end")
         self._body_bytes_left -= size
         self._leaf_digests.append(digest)
 
@@ -235,7 +250,7 @@ def artifact_root(stream: BinaryIO) -> Digest:
     frame = read_frame(stream)
     hasher.update(frame.encode())
     hasher.update(read_full(stream, frame.header_bytes - frame.frame_bytes + PREFIX_BYTES))
-    for digest, size in in_order(lambda leaf: (leaf_digest(leaf), len(leaf)), blocks_of(stream, LEAF_BYTES)):
+    for digest, size in in_order(lambda leaf: (leaf_digest(leaf), len(leaf)), frame.read_leaves(stream)):
         if size:
             hasher.add_leaf(digest, size)
     return hasher.root()

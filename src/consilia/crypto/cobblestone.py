@@ -6,7 +6,7 @@ Source: https://c2sp.org/chunked-encryption, version 1, with HKDF-Expand-SHA-512
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -84,13 +84,16 @@ class ChunkCipher:
         """Yield the body in leaves of `LEAF_BYTES`, the last one shorter."""
         return in_order(self._encrypt_leaf, enumerate(blocks_of(plaintext, _BLOCK_BYTES)))
 
-    def decrypt(self, body: Readable) -> Iterator[Leaf]:
+    def decrypt(self, leaves: Iterable[bytes]) -> Iterator[Leaf]:
         """Yield the plaintext in blocks of 1 MiB, the last one shorter.
+
+        Args:
+            leaves: the body in blocks of `LEAF_BYTES`, the last one shorter.
 
         Raises:
             EnvelopeError: a chunk is damaged, out of order, missing, or followed by something.
         """
-        return in_order(self._decrypt_leaf, enumerate(blocks_of(body, LEAF_BYTES)))
+        return in_order(self._decrypt_leaf, enumerate(leaves))
 
     def _encrypt_leaf(self, numbered: tuple[int, bytes]) -> Leaf:
         number, block = numbered

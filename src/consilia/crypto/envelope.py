@@ -218,7 +218,7 @@ def _decrypt(
     prefix = read_full(ciphertext, PREFIX_BYTES)
     keys.cipher.check_prefix(prefix)
     hasher.update(prefix)
-    for leaf in keys.cipher.decrypt(ciphertext):
+    for leaf in keys.cipher.decrypt(frame.read_leaves(ciphertext)):
         hasher.add_leaf(leaf.digest, leaf.sealed_bytes)
         plaintext.write(leaf.data)
     found = hasher.root()

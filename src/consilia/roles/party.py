@@ -79,6 +79,19 @@ class Party:
             yield tasks
             head = self.ledger.wait(head, WAIT_SECONDS)
 
+    def work_file(self, task_id: int, name: str) -> Path:
+        """Where a file of a running task lies that can be made again: kept from round to round to be written over."""
+        folder = self._work_folder(task_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def clear_work(self, task_id: int) -> None:
+        """Delete the work files of a task that is over."""
+        shutil.rmtree(self._work_folder(task_id), ignore_errors=True)
+
+    def _work_folder(self, task_id: int) -> Path:
+        return self.home / "work" / f"task-{task_id}"
+
 
 def key_holders(task: TaskLog) -> dict[bytes, Address]:
     """Whose long-term keys a task's key string is sealed to: the server's, then each hospital's.
@@ -97,16 +110,3 @@ def key_holders(task: TaskLog) -> dict[bytes, Address]:
             continue
         holders[recipient] = hospital
     return holders
-
-    def work_file(self, task_id: int, name: str) -> Path:
-        """Where a file of a running task lies that can be made again: kept from round to round to be written over."""
-        folder = self._work_folder(task_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
-
-    def clear_work(self, task_id: int) -> None:
-        """Delete the work files of a task that is over."""
-        shutil.rmtree(self._work_folder(task_id), ignore_errors=True)
-
-    def _work_folder(self, task_id: int) -> Path:
-        return self.home / "work" / f"task-{task_id}"
