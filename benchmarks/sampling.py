@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INTERVAL_SECONDS = 0.2
+SAMPLES_A_PSS = 5
+"""The kernel walks all pages of a process to tell its PSS, and the process waits meanwhile."""
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
@@ -65,6 +69,7 @@ class TreeSampler:
 
     def _sample(self) -> Sample:
         processes = _tree(self._root)
+        walk = len(self.samples) % SAMPLES_A_PSS == 0
         rss = pss = 0.0
         for pid, start, cpu_seconds in processes:
             key = (pid, start)
@@ -73,11 +78,13 @@ class TreeSampler:
             ):  # a forked child takes another name when it executes
                 self._kinds[key] = _kind(pid) or self._kinds.get(key, "other")
             self._cpu[key] = cpu_seconds
-            memory = _memory_mb(pid)
-            rss, pss = rss + memory[0], pss + memory[1]
+            rss += _rss_mb(pid)
+            pss += _pss_mb(pid) if walk else 0.0
         by_kind: dict[str, float] = {}
         for key, cpu_seconds in self._cpu.items():
             by_kind[self._kinds[key]] = by_kind.get(self._kinds[key], 0.0) + cpu_seconds
+        if not walk:
+            pss = self.samples[-1].pss_mb
         return Sample(time.time(), len(processes), rss, pss, by_kind)
 
 
@@ -104,14 +111,21 @@ def _tree(root: int) -> list[tuple[int, int, float]]:
     return found
 
 
-def _memory_mb(pid: int) -> tuple[float, float]:
-    """Resident and proportional set size."""
+def _rss_mb(pid: int) -> float:
+    """Resident set size."""
+    try:
+        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE_BYTES / 2**20
+    except OSError:
+        return 0.0
+
+
+def _pss_mb(pid: int) -> float:
+    """Proportional set size: a page that several processes share counts once in all."""
     try:
         lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0.0, 0.0
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("Rss:", "Pss:"))}
-    return kib.get("Rss", 0) / 1024, kib.get("Pss", 0) / 1024
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def _kind(pid: int) -> str:

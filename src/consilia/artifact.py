@@ -7,14 +7,12 @@ docs/formats/envelope.md.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, Self, TypeVar
+from typing import BinaryIO, Protocol, Self
 
 from consilia.errors import EnvelopeError
+from consilia.parallel import in_order
 from consilia.values import Digest
 
 MAGIC = b"CSLAENV1"
@@ -33,11 +31,6 @@ PREFIX_BYTES = 24 + 32
 
 _LEAF_MARK = b"\x00"
 _FIXED_BYTES = len(MAGIC) + 2 + 1 + 1 + 2 + 8
-LEAF_WORKERS = min(4, len(os.sched_getaffinity(0)))
-"""Leaves worked on at the same time."""
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class Readable(Protocol):
@@ -270,21 +263,6 @@ def blocks_of(stream: Readable, size: int) -> Iterator[bytes]:
         yield block
         block = read_full(stream, size)
     yield block
-
-
-def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Work on items side by side and give the results in the items' order; few are held at a time.
-
-    Hashes and ciphers release the interpreter lock, reading and writing too, so one envelope uses every core.
-    """
-    pending: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(LEAF_WORKERS) as workers:
-        for item in items:
-            pending.append(workers.submit(work, item))
-            if len(pending) > 2 * LEAF_WORKERS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _recipients(fixed: bytes) -> int:

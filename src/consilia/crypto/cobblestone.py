@@ -22,10 +22,10 @@ from consilia.artifact import (
     TAG_BYTES,
     Readable,
     blocks_of,
-    in_order,
     leaf_digest,
 )
 from consilia.errors import EnvelopeError
+from consilia.parallel import in_order
 
 SALT_BYTES = 24
 _BLOCK_BYTES = CHUNKS_A_LEAF * CHUNK_BYTES
