@@ -1,4 +1,4 @@
-"""Keys in a PKCS#11 token, SoftHSM: the ledger takes what it signs, it opens what is sealed to it, nothing leaves it."""
+"""Keys in a PKCS#11 token, SoftHSM: the ledger takes what it signs, it opens what is sealed to it, none leaves it."""
 
 from __future__ import annotations
 
