@@ -33,7 +33,7 @@ from consilia.roles.hospital import Hospital
 from consilia.roles.keys import make_keys, open_keys
 from consilia.roles.server import Server
 from consilia.roles.task_log import TaskLog
-from consilia.settings import HospitalSettings, KeysSection, Network, ServerSettings, load
+from consilia.settings import HospitalSettings, KeysSection, Network, ServerSettings, StoreSection, load
 from consilia.values import Address, Digest
 from tests.softhsm import SoftHsm
 
@@ -208,7 +208,7 @@ class Consortium:
         Network(
             genesis=Path("genesis.json"),
             deployment=Path("deployment.json"),
-            store=Path("store"),
+            store=StoreSection(path=Path("store")),
             server=Path("server"),
             hospitals=(Path("hospital-1"),),  # the one with a node
         ).save(home)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from consilia.errors import SettingsError
-from consilia.settings import HospitalSettings, Network, ServerSettings, load
+from consilia.settings import HospitalSettings, Network, ServerSettings, StoreSection, load
+from consilia.store.bucket import Bucket, Credentials, connect
 
 FILE = """
 name = "hospital-1"
@@ -143,3 +144,52 @@ def test_a_network_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "network.json").unlink()
     with pytest.raises(SettingsError, match=r"network\.json"):
         Network.load(tmp_path)
+
+
+def store_of(tmp_path: Path, section: str) -> StoreSection:
+    text = FILE[: FILE.index("[store]")] + f"[store]\n{section}\n" + FILE[FILE.index("[keys]") :]
+    return load(HospitalSettings, home_with(tmp_path, text)).store
+
+
+def test_a_bucket_is_named_by_url_and_its_credentials_by_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    store = store_of(tmp_path, 'url = "s3://bucket/a"\naccess_key_file = "a"\nsecret_key_file = "s"')
+    with pytest.raises(SettingsError, match=r"store\.access_key_file"):
+        store.credentials()
+    (tmp_path / "home" / "a").write_text("AK\n")
+    (tmp_path / "home" / "s").write_text("hidden\n")
+    assert store.credentials() == ("AK", "hidden", None)
+    assert "hidden" not in repr(store) and "hidden" not in repr(Credentials(*store.credentials()))
+    store = store_of(tmp_path, 'url = "s3://bucket"')
+    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
+        store.credentials()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK2")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden2")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    assert store.credentials() == ("AK2", "hidden2", "token")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ('path = "s"\nurl = "s3://b"', "either path"),
+        ("", "either path"),
+        ('path = "s"\nendpoint = "http://x"', "endpoint"),
+        ('url = "s3://b"\nsecret_key = "never here"', "secret_key"),
+        ('url = "s3://b"\npatience_seconds = 0', "patience_seconds"),
+    ],
+)
+def test_a_store_is_in_one_place(tmp_path: Path, section: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        store_of(tmp_path, section)
+    assert "never here" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://b", "s3://", "s3://key:secret@bucket/x", "s3://b?x=1", "bucket"])
+def test_a_url_holds_a_bucket_and_no_credentials(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"store\.url") as caught:
+        connect(Bucket(url, "http://127.0.0.1:1", "us-east-1", 1.0), Credentials("a", "b"))
+    assert "secret@" not in str(caught.value)

@@ -102,7 +102,17 @@ class Frame:
     @property
     def envelope_bytes(self) -> int:
         """Size of the whole envelope."""
-        return self.header_bytes + PREFIX_BYTES + self.body_bytes
+        return self.opening_bytes + self.body_bytes
+
+    @property
+    def opening_bytes(self) -> int:
+        """Size of all that is before the body: the header, the salt and the commitment."""
+        return self.header_bytes + PREFIX_BYTES
+
+    @property
+    def leaves(self) -> int:
+        """How many leaves the root's tree has."""
+        return -(-self.body_bytes // LEAF_BYTES)
 
     def read_leaves(self, stream: Readable) -> Iterator[bytes]:
         """Read the body from where it begins: leaves of `LEAF_BYTES`, the last one shorter and maybe empty.
@@ -147,7 +157,6 @@ class RootHasher:
     def __init__(self) -> None:
         self._opening = bytearray()  # header, salt and commitment, until they are complete
         self._opening_bytes = _FIXED_BYTES
-        self._header_digest = b""
         self._frame: Frame | None = None
         self._leaf_digests: list[bytes] = []
         self._leaf = hashlib.sha256(_LEAF_MARK)
@@ -197,18 +206,17 @@ class RootHasher:
             raise EnvelopeError(
                 f"an envelope of {self._frame.envelope_bytes} bytes lacks its last {self._body_bytes_left}"
             )
-        leaves = [*self._leaf_digests, self._leaf.digest()] if self._leaf_bytes else self._leaf_digests
-        return Digest.of(
-            b"".join(
-                (
-                    b"CEV1root",
-                    self._header_digest,
-                    self._opening[-PREFIX_BYTES:],
-                    self._frame.plaintext_bytes.to_bytes(8, "big"),
-                    _tree_digest(leaves),
-                )
-            )
-        )
+        return root_of(self.opening, self.leaf_digests)
+
+    @property
+    def opening(self) -> bytes:
+        """The header, the salt and the commitment; nothing until all of them have come."""
+        return b"" if self._frame is None else bytes(self._opening)
+
+    @property
+    def leaf_digests(self) -> list[bytes]:
+        """The digests of the leaves that have come, the last of which may not be complete."""
+        return [*self._leaf_digests, self._leaf.digest()] if self._leaf_bytes else [*self._leaf_digests]
 
     def _take_opening(self, view: memoryview) -> memoryview:
         taken = view[: self._opening_bytes - len(self._opening)]
@@ -218,7 +226,6 @@ class RootHasher:
             self._opening_bytes += 32 + (32 + STANZA_BYTES) * recipients + PREFIX_BYTES
         elif len(self._opening) == self._opening_bytes:
             self._frame = Frame.parse(bytes(self._opening))
-            self._header_digest = hashlib.sha256(self._opening[:-PREFIX_BYTES]).digest()
             self._body_bytes_left = self._frame.body_bytes
         return view[len(taken) :]
 
@@ -231,6 +238,32 @@ class RootHasher:
             self._leaf = hashlib.sha256(_LEAF_MARK)
             self._leaf_bytes = 0
         return view[len(taken) :]
+
+
+def root_of(opening: bytes, leaf_digests: Sequence[bytes]) -> Digest:
+    """The root of an envelope from all that is before its body, and the digest of each leaf of the body.
+
+    Raises:
+        EnvelopeError: `opening` is none.
+    """
+    return Digest.of(
+        b"".join(
+            (
+                b"CEV1root",
+                hashlib.sha256(opening[:-PREFIX_BYTES]).digest(),
+                opening[-PREFIX_BYTES:],
+                Frame.parse(opening).plaintext_bytes.to_bytes(8, "big"),
+                _tree_digest(list(leaf_digests)),
+            )
+        )
+    )
+
+
+def leaf_digest(leaf: bytes | bytearray | memoryview) -> bytes:
+    """The hash of a leaf of the root's tree, marked as one (RFC 6962, section 2.1)."""
+    digest = hashlib.sha256(_LEAF_MARK)
+    digest.update(leaf)
+    return digest.digest()
 
 
 def artifact_root(stream: BinaryIO) -> Digest:

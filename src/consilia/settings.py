@@ -8,9 +8,9 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as EnvironmentValueError
 
@@ -24,7 +24,15 @@ NETWORK_FILE = "network.json"
 PASSWORD_VARIABLE = "CONSILIA_PASSWORD"
 PIN_VARIABLE = "CONSILIA_PIN"
 BACKUP_PASSWORD_VARIABLE = "CONSILIA_BACKUP_PASSWORD"
-SECRET_VARIABLES = (PASSWORD_VARIABLE, PIN_VARIABLE, BACKUP_PASSWORD_VARIABLE)
+S3_SECRET_VARIABLE = "AWS_SECRET_ACCESS_KEY"
+S3_TOKEN_VARIABLE = "AWS_SESSION_TOKEN"
+SECRET_VARIABLES = (
+    PASSWORD_VARIABLE,
+    PIN_VARIABLE,
+    BACKUP_PASSWORD_VARIABLE,
+    S3_SECRET_VARIABLE,
+    S3_TOKEN_VARIABLE,
+)
 """Environment variables that no child process is given."""
 
 _MOST_PASSWORD_BYTES = 4096
@@ -49,14 +57,16 @@ def read_password(what: str, variable: str, file: Path | None) -> str:
                 f"expected the {what}: in {variable}, in a file, or from somebody at a terminal"
             )
         return _ask(what)
+    return _first_line("keys.password_file or pin_file", what, file)
+
+
+def _first_line(key: str, what: str, file: Path) -> str:
     try:
         lines = read_private(file, _MOST_PASSWORD_BYTES).decode().splitlines()
     except (KeyFileError, UnicodeDecodeError) as error:
-        raise SettingsError(f"keys.password_file or pin_file, the {what}: {error}") from error
+        raise SettingsError(f"{key}, the {what}: {error}") from error
     if not lines or not lines[0]:
-        raise SettingsError(
-            f"keys.password_file or pin_file: expected the {what} in the first line of {file}"
-        )
+        raise SettingsError(f"{key}: expected the {what} in the first line of {file}")
     return lines[0]
 
 
@@ -87,9 +97,46 @@ class LedgerSection(_Section):
 
 
 class StoreSection(_Section):
-    """The folder of sealed artifacts that all parties reach."""
+    """The store of sealed artifacts that all parties reach: a folder, or a bucket on a server that speaks S3."""
 
-    path: Path
+    path: Path | None = None
+    url: str | None = None
+    """s3://bucket/prefix, in place of `path`."""
+    endpoint: str | None = None
+    """http(s)://host:port of the server; left out, Amazon's own."""
+    region: str = "us-east-1"
+    access_key_file: Path | None = None
+    secret_key_file: Path | None = None
+    patience_seconds: Annotated[float, Field(gt=0, le=3600)] = 300
+    """How long a request is tried again before the store counts as unreachable."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("expected either path (a folder) or url (s3://bucket/prefix)")
+        named = {"endpoint", "access_key_file", "secret_key_file"} & self.model_fields_set
+        if self.path is not None and named:
+            raise ValueError(f"{', '.join(sorted(named))}: these belong to a url, and a path is given")
+        return self
+
+    def credentials(self) -> tuple[str, str, str | None]:
+        """Access key, secret key and session token: from their files, else from the environment, as S3 clients do.
+
+        Raises:
+            SettingsError: a file cannot be read, or there is neither file nor variable.
+        """
+        access_key = _store_key("access_key", self.access_key_file, "AWS_ACCESS_KEY_ID")
+        secret_key = _store_key("secret_key", self.secret_key_file, S3_SECRET_VARIABLE)
+        token = os.environ.get(S3_TOKEN_VARIABLE) if self.secret_key_file is None else None
+        return access_key, secret_key, token or None
+
+
+def _store_key(name: str, file: Path | None, variable: str) -> str:
+    if file is not None:
+        return _first_line(f"store.{name}_file", f"{name} of the store", file)
+    if value := os.environ.get(variable):
+        return value
+    raise SettingsError(f"store.{name}_file: expected a file that holds it, or {variable} in the environment")
 
 
 class TokenSection(_Section):
@@ -167,9 +214,14 @@ class Network(_Section):
 
     genesis: Path
     deployment: Path
-    store: Path
+    store: StoreSection
     server: Path
     hospitals: tuple[Path, ...]
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _folder(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
 
     @classmethod
     def load(cls, home: Path) -> Network:
@@ -191,7 +243,8 @@ class Network(_Section):
 
     def save(self, home: Path) -> None:
         """Write `network.json` into a home."""
-        (home / NETWORK_FILE).write_text(self.model_dump_json(indent=1) + "\n")
+        text = self.model_dump_json(indent=1, exclude_unset=True)
+        (home / NETWORK_FILE).write_text(text + "\n")
 
 
 class _FileSettings(BaseSettings):

@@ -24,10 +24,12 @@ from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
 from consilia.roles.rounds import read_metrics, require_registered
+from consilia.roles.stores import open_store
 from consilia.roles.task_log import RoundLog, TaskLog, fold
 from consilia.settings import HospitalSettings, Network, ServerSettings
 from consilia.settings import load as load_settings
-from consilia.store.directory import DirectoryStore
+from consilia.store import ArtifactStore
+from consilia.store.verified import object_bytes
 from consilia.values import ArtifactContext, Digest
 
 CHAIN_FILE = Path("node/chain.sqlite")
@@ -71,10 +73,10 @@ def audit(home: Path, report: Report) -> AuditResult:
     result = AuditResult(chain, fold(events), deployment, block_seconds)
     check_escrow(events, open_wei, escrow_wei)
     report("money conserved", escrow_wei=str(escrow_wei))
-    store = DirectoryStore(network.store)
+    store = open_store(network.store)
     with tempfile.TemporaryDirectory(prefix="consilia-audit-") as work:
         for task in result.tasks.values():
-            result.objects += check_objects(store, task, Path(work), report)
+            result.objects += check_objects(store, task, report)
         report("store checked", objects=result.objects)
         for task in result.tasks.values():
             examiner = Examiner(network, deployment, task, store, Path(work))
@@ -192,7 +194,7 @@ def registered_objects(task: TaskLog) -> list[Registered]:
     return objects
 
 
-def check_objects(store: DirectoryStore, task: TaskLog, work: Path, report: Report) -> int:
+def check_objects(store: ArtifactStore, task: TaskLog, report: Report) -> int:
     """Read every registered object of a task and compare it with its root and size; return how many are there.
 
     What a hospital registered and nobody used may be missing: one liar must not make every audit fail.
@@ -205,7 +207,7 @@ def check_objects(store: DirectoryStore, task: TaskLog, work: Path, report: Repo
         if item.root in checked:
             continue
         try:
-            _check_object(store, item, work / "object")
+            _check_object(store, item)
         except (AuditError, StoreError) as error:
             if item.needed:
                 raise AuditError(f"task {task.task_id}, {item.what}: {error}") from error
@@ -215,10 +217,8 @@ def check_objects(store: DirectoryStore, task: TaskLog, work: Path, report: Repo
     return len(checked)
 
 
-def _check_object(store: DirectoryStore, item: Registered, copy: Path) -> None:
-    store.get(item.root, copy)
-    actual = copy.stat().st_size
-    copy.unlink()
+def _check_object(store: ArtifactStore, item: Registered) -> None:
+    actual = object_bytes(store, item.root)
     if actual != item.size:
         raise AuditError(f"object {item.root} has {actual} bytes, registered were {item.size}")
 
@@ -231,7 +231,7 @@ class Examiner:
         network: Network,
         deployment: Deployment,
         task: TaskLog,
-        store: DirectoryStore,
+        store: ArtifactStore,
         work: Path,
     ) -> None:
         self._network = network

@@ -18,9 +18,9 @@ from consilia.protocols.training import TaskContexts
 from consilia.roles.keys import PartyKeys, open_keys
 from consilia.roles.progress import Report
 from consilia.roles.state import State
+from consilia.roles.stores import open_store
 from consilia.roles.task_log import TaskLog, fold
 from consilia.settings import HospitalSettings, ServerSettings
-from consilia.store.directory import DirectoryStore
 from consilia.values import Address
 
 WAIT_SECONDS = 5.0
@@ -47,7 +47,7 @@ class Party:
         self.account: Signer = opened.signer
         self.address: Address = self.account.address
         self.state = State(home / "state.sqlite")
-        self.store = DirectoryStore(settings.store.path)
+        self.store = open_store(settings.store)
         self.ledger = Ledger(
             settings.ledger.url,
             Deployment.load(settings.ledger.deployment),

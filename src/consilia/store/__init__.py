@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -23,8 +24,17 @@ class Incoming(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as a listing tells of it, without a look into it."""
+
+    root: Digest
+    modified_seconds: float
+    """Unix time at which it got its name."""
+
+
 class ArtifactStore(Protocol):
-    """What the roles ask of a store: a directory today, object storage behind the same names.
+    """What the roles ask of a store: a directory (directory.py), or a bucket that machines share (objects.py).
 
     Every method raises StoreError when the store refuses, StoreUnreachableError when it does not answer.
     """
@@ -36,8 +46,13 @@ class ArtifactStore(Protocol):
             ObjectDamagedError: `source` is not the envelope with this root. Nothing else ever gets in.
         """
 
-    def writer(self) -> AbstractContextManager[Incoming]:
-        """Take in an envelope as it is being sealed, without a copy elsewhere; left uncommitted, it is gone."""
+    def writer(self, upload: Digest | None = None) -> AbstractContextManager[Incoming]:
+        """Take in an envelope as it is being sealed, without a copy elsewhere; left uncommitted, nobody ever sees it.
+
+        Args:
+            upload: names this upload. The same bytes written again under its name, after a crash, are sent only
+                as far as they are not there yet. A directory, which is near, begins afresh.
+        """
 
     def get(self, root: Digest, target: Path) -> None:
         """Copy an envelope to `target`, which appears only when it is whole and has this root.
@@ -48,7 +63,7 @@ class ArtifactStore(Protocol):
         """
 
     def reader(self, root: Digest) -> AbstractContextManager[BinaryIO]:
-        """A stream of the object's bytes, NOT verified: for opening the envelope, which checks the root.
+        """A stream of the object's bytes, NOT verified as a whole: for opening the envelope, which checks the root.
 
         Raises:
             ObjectMissingError: no object has this root.
@@ -60,5 +75,14 @@ class ArtifactStore(Protocol):
     def delete(self, root: Digest) -> None:
         """Remove an object; none of this root is no error."""
 
+    def objects(self) -> Iterator[StoredObject]:
+        """All objects, in no particular order."""
+
     def roots(self) -> Iterator[Digest]:
         """The roots of all objects, in no particular order."""
+
+    def abandoned(self, older_than_seconds: float) -> list[str]:
+        """What uploads left that nobody finished and nobody has touched for that long."""
+
+    def discard(self, abandoned: str) -> None:
+        """Remove one of `abandoned`."""

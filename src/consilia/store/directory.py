@@ -20,17 +20,11 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
-from consilia.artifact import RootHasher
-from consilia.errors import (
-    EnvelopeError,
-    ObjectDamagedError,
-    ObjectMissingError,
-    StoreError,
-    StoreUnreachableError,
-)
+from consilia.errors import ObjectMissingError, StoreError, StoreUnreachableError
+from consilia.store import StoredObject
+from consilia.store.verified import checked_blocks
 from consilia.values import Digest
 
-_BLOCK_BYTES = 1 << 20
 _ABANDONED_SECONDS = 24 * 3600
 _OBJECT_NAME = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
@@ -59,7 +53,7 @@ class DirectoryStore:
             return
         try:
             with source.open("rb") as file, self.writer() as incoming:
-                for block in _checked_blocks(file, root):
+                for block in checked_blocks(file, root):
                     incoming.stream.write(block)
                 incoming.commit(root)
         except OSError as error:
@@ -68,7 +62,7 @@ class DirectoryStore:
             ) from error
 
     @contextmanager
-    def writer(self) -> Iterator[StagedFile]:
+    def writer(self, upload: Digest | None = None) -> Iterator[StagedFile]:
         """See `ArtifactStore.writer`. An OSError while writing is the caller's to name."""
         staged = self._incoming / secrets.token_hex(16)
         try:
@@ -82,7 +76,7 @@ class DirectoryStore:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
             with self.reader(root) as source, temporary.open("xb") as file:
-                for block in _checked_blocks(source, root):
+                for block in checked_blocks(source, root):
                     file.write(block)
             temporary.replace(target)
         except OSError as error:
@@ -112,21 +106,34 @@ class DirectoryStore:
         with suppress(ObjectMissingError), self._errors(root):
             obstore.delete(self._objects, _object_name(root))
 
-    def roots(self) -> Iterator[Digest]:
-        """See `ArtifactStore.roots`. Files that are not named like an object are passed over."""
+    def objects(self) -> Iterator[StoredObject]:
+        """See `ArtifactStore.objects`. Files that are not named like an object are passed over."""
         for page in obstore.list(self._objects):
             for entry in page:
                 if named := _OBJECT_NAME.fullmatch(entry["path"]):
-                    yield Digest.from_hex(named[2])
+                    yield StoredObject(Digest.from_hex(named[2]), entry["last_modified"].timestamp())
+
+    def roots(self) -> Iterator[Digest]:
+        """See `ArtifactStore.roots`."""
+        return (found.root for found in self.objects())
+
+    def abandoned(self, older_than_seconds: float) -> list[str]:
+        """See `ArtifactStore.abandoned`."""
+        oldest = time.time() - older_than_seconds
+        found = []
+        for staged in self._incoming.iterdir():
+            with suppress(FileNotFoundError):  # its writer has just finished
+                if staged.stat().st_mtime < oldest:
+                    found.append(staged.name)
+        return found
+
+    def discard(self, abandoned: str) -> None:
+        """See `ArtifactStore.discard`."""
+        (self._incoming / abandoned).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        oldest = time.time() - _ABANDONED_SECONDS
-        for staged in self._incoming.iterdir():
-            try:
-                if staged.stat().st_mtime < oldest:
-                    staged.unlink()
-            except FileNotFoundError:
-                continue  # its writer has just finished
+        for name in self.abandoned(_ABANDONED_SECONDS):
+            self.discard(name)
 
     @contextmanager
     def _errors(self, root: Digest) -> Iterator[None]:
@@ -171,24 +178,6 @@ class _ObjectReader(io.FileIO):
 
 def _object_name(root: Digest) -> str:
     return f"{root.hex()[:2]}/{root.hex()}"
-
-
-def _checked_blocks(source: BinaryIO, root: Digest) -> Iterator[bytes]:
-    """Pass on the bytes of an envelope, and fail at the end, or before, unless they have this root."""
-    hasher = RootHasher()
-    try:
-        while block := source.read(_BLOCK_BYTES):
-            hasher.update(block)
-            yield block
-        found = hasher.root()
-    except EnvelopeError as error:
-        raise ObjectDamagedError(
-            f"object {root} is damaged: {error}; delete it and put it in again"
-        ) from error
-    if found != root:
-        raise ObjectDamagedError(
-            f"object {root} is damaged: its bytes have the root {found}; delete it and put it in again"
-        )
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from consilia.crypto.custody import Opener, Signer
 from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
 from consilia.ledger.deployment import Founder, contract_address, sign_founder
 from consilia.ledger.embedded.genesis import Genesis
-from consilia.settings import SETTINGS_FILE, Network
+from consilia.settings import SETTINGS_FILE, Network, StoreSection
 from consilia.values import Address, Digest, Role
 
 CHAIN_ID = 2407
@@ -177,7 +177,7 @@ def write_network(home: Path, hospitals: int) -> None:
     Network(
         genesis=Path("genesis.json"),
         deployment=Path("deployment.json"),
-        store=Path("store"),
+        store=StoreSection(path=Path("store")),
         server=Path(SERVER),
         hospitals=tuple(Path(f"hospital-{number}") for number in range(1, hospitals + 1)),
     ).save(home)

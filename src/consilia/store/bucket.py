@@ -1,0 +1,88 @@
+"""A bucket on a server that speaks S3: Amazon's, Ceph's, MinIO's and others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from obstore.store import S3Store
+
+from consilia.errors import SettingsError
+from consilia.store.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
+CONNECT_SECONDS = 5.0
+ATTEMPTS_IN_PATIENCE = 4
+"""One attempt may last a quarter of the store's patience: with 300 seconds, 8 MiB at 110 kB a second."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What signs the requests. Never in a message, a log or `repr`."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where a store lies."""
+
+    url: str
+    """s3://bucket/prefix"""
+    endpoint: str | None
+    """http(s)://host:port; None for Amazon's own."""
+    region: str
+    patience_seconds: float
+
+
+def connect(bucket: Bucket, credentials: Credentials) -> ObjectStore:
+    """Open a store in a bucket, and ask it one thing, so that wrong settings show at once.
+
+    Raises:
+        SettingsError: the url or the endpoint is none.
+        StoreUnreachableError: nobody answers at the endpoint.
+        StoreError: the credentials are refused, or there is no such bucket.
+    """
+    name, prefix = _bucket_and_prefix(bucket.url)
+    if bucket.endpoint is not None and not bucket.endpoint.startswith(("https://", "http://")):
+        raise SettingsError(f"store.endpoint: expected http(s)://host:port, got {bucket.endpoint}")
+    config: S3Config = {
+        # all that obstore would otherwise look for in the environment, and for credentials on the network
+        "endpoint": bucket.endpoint or f"https://s3.{bucket.region}.amazonaws.com",
+        "region": bucket.region,
+        "access_key_id": credentials.access_key,
+        "secret_access_key": credentials.secret_key,
+        "virtual_hosted_style_request": False,
+        "conditional_put": "etag",
+    }
+    if credentials.session_token:
+        config["session_token"] = credentials.session_token
+    objects = S3Store(
+        name,
+        prefix=prefix or None,
+        config=config,
+        client_options={
+            "allow_http": (bucket.endpoint or "").startswith("http://"),
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+            "timeout": timedelta(seconds=bucket.patience_seconds / ATTEMPTS_IN_PATIENCE),
+        },
+        retry_config={"max_retries": 0},  # store/requests.py does this, for every request alike
+    )
+    store = ObjectStore(objects, f"{bucket.url} at {bucket.endpoint or 'Amazon S3'}", bucket.patience_seconds)
+    store.check_access()
+    return store
+
+
+def _bucket_and_prefix(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise SettingsError(
+            "store.url: expected s3://bucket/prefix and nothing else; credentials have files or the environment"
+        )
+    return parts.netloc, parts.path.strip("/")
