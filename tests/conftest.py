@@ -1,9 +1,12 @@
-"""Fixtures of all tests: a software HSM."""
+"""Fixtures of all tests: a software HSM, a real S3 server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.ceph import Ceph, S3Server, require_programs
 from tests.softhsm import SoftHsm, start
 
 
@@ -11,3 +14,11 @@ from tests.softhsm import SoftHsm, start
 def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
     """Debian's SoftHSM with one token. Keys stay in it until the tests end: take labels of your own."""
     return start(tmp_path_factory.mktemp("softhsm"))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server (Ceph's) for the whole run; each test makes buckets of its own."""
+    require_programs()
+    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server

@@ -282,13 +282,6 @@ def artifact_root(stream: BinaryIO) -> Digest:
     return hasher.root()
 
 
-def leaf_digest(leaf: bytes | bytearray) -> bytes:
-    """The hash of a leaf of the root's tree, marked as one (RFC 6962, section 2.1)."""
-    digest = hashlib.sha256(_LEAF_MARK)
-    digest.update(leaf)
-    return digest.digest()
-
-
 def blocks_of(stream: Readable, size: int) -> Iterator[bytes]:
     """Blocks of `size` bytes up to the last one, which is shorter and may be empty."""
     block = read_full(stream, size)

@@ -310,27 +310,61 @@ def load(kind: type[Settings], home: Path) -> Settings:
     Raises:
         SettingsError: no such file, no TOML, an unknown or missing key, a bad value; each with the key's path.
     """
-    path = home / SETTINGS_FILE
+    return _parse(kind, _read_toml(home / SETTINGS_FILE), home)
+
+
+def load_party(home: Path) -> HospitalSettings | ServerSettings:
+    """Read `consilia.toml` of a hospital or a server; a hospital's has a section `data`.
+
+    Raises:
+        SettingsError: see `load`.
+    """
+    raw = _read_toml(home / SETTINGS_FILE)
+    return _parse(HospitalSettings, raw, home) if "data" in raw else _parse(ServerSettings, raw, home)
+
+
+def load_store(path: Path) -> StoreSection:
+    """Read a TOML file with a section `store` and nothing else; its relative paths start where it lies.
+
+    Raises:
+        SettingsError: see `load`.
+    """
+    raw = _read_toml(path)
+    if set(raw) != {"store"}:
+        raise SettingsError(f"{path.name}: expected the section [store] alone, got {', '.join(sorted(raw))}")
     try:
-        raw = tomllib.loads(path.read_text())
+        section = StoreSection.model_validate(raw["store"])
+    except ValidationError as error:
+        raise SettingsError(_explain_all(error)) from error
+    return _resolved(section, path.parent.resolve())
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
     except OSError as error:
-        raise SettingsError(f"expected settings in {SETTINGS_FILE} of the home; {error.strerror}") from error
+        raise SettingsError(f"expected settings in {path.name} of the home; {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{SETTINGS_FILE}: expected TOML; {error}") from error
+        raise SettingsError(f"{path.name}: expected TOML; {error}") from error
+
+
+def _parse(kind: type[Settings], raw: dict[str, Any], home: Path) -> Settings:
     try:
         settings = kind(**raw)
     except EnvironmentValueError as error:  # a variable for a section or a list must hold JSON
         raise SettingsError(f"environment variables: {error}; write it as JSON") from error
     except ValidationError as error:
-        raise SettingsError(
-            "\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())
-        ) from error
+        raise SettingsError(_explain_all(error)) from error
     return _resolved(settings, home.resolve())
 
 
 def without_file(home: Path) -> KeySettings:
     """The settings of a home that has no file yet: keys in its folder `keys`, a password from environment or prompt."""
     return _resolved(KeySettings(), home.resolve())
+
+
+def _explain_all(error: ValidationError) -> str:
+    return "\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

@@ -20,9 +20,12 @@ from consilia.ledger.deployment import deploy
 from consilia.ledger.events import Claimed
 from consilia.ledger.outbox import Outbox
 from consilia.protocols.task_spec import parse_toml
+from consilia.settings import SETTINGS_FILE, Network, StoreSection
+from tests.ceph import section_toml
 from tests.consortium import make_member, spec_toml, write_first_model
 
 ROOT = Path(__file__).parents[2]
+FOLDER_STORE = '[store]\npath = "../store"\n'
 PATIENCE_SECONDS = 240.0
 """No test asserts on time; this only ends one that would hang."""
 
@@ -89,7 +92,8 @@ class PartyProcess:
 class RunningConsortium:
     """Homes as the demo makes them, a tiny model, and every party a process. A context manager."""
 
-    def __init__(self, home: Path, hospitals: int, rounds: int) -> None:
+    def __init__(self, home: Path, hospitals: int, rounds: int, store: StoreSection | None = None) -> None:
+        """`store` is where all parties keep their envelopes; by default a folder in the home."""
         self.home = home
         self.names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
         for name in [*self.names, layout.SERVER]:
@@ -103,6 +107,8 @@ class RunningConsortium:
             layout.write_hospital(home, number, self.ports, layout.HospitalData(Path("data")))
         layout.write_server(home, self.ports[0])
         layout.write_network(home, hospitals)
+        if store is not None:
+            self._use_store(store)
         self.spec = spec_toml(hospitals, rounds=rounds)
         (home / "task.toml").write_text(self.spec)
         write_first_model(parse_toml(self.spec), home / "first.safetensors")
@@ -129,6 +135,15 @@ class RunningConsortium:
         deployment.save(self.home / "deployment.partial")
         (self.home / "deployment.partial").replace(self.home / "deployment.json")
         self.start_server()
+
+    def _use_store(self, store: StoreSection) -> None:
+        for name in [*self.names, layout.SERVER]:
+            file = self.home / name / SETTINGS_FILE
+            text = file.read_text()
+            assert FOLDER_STORE in text
+            file.write_text(text.replace(FOLDER_STORE, section_toml(store)))
+        network = Network.load(self.home)
+        network.model_copy(update={"store": store}).save(self.home)
 
     def start_hospital(self, name: str) -> PartyProcess:
         """Start a hospital (again)."""
@@ -163,6 +178,12 @@ class RunningConsortium:
         """Stop everybody."""
         for party in self.parties.values():
             party.stop()
+
+
+def consilia(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "consilia", *arguments, "--format", "json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def audit(home: Path) -> subprocess.CompletedProcess[str]:

@@ -6,13 +6,18 @@ import os
 import stat
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import MemoryStore
 
 from consilia.crypto.envelope import open_envelope
 from consilia.crypto.keys import Identity
+from consilia.errors import StoreUnreachableError
 from consilia.roles.artifacts import publish_artifact
 from consilia.roles.state import SealedArtifact, State
 from consilia.store.directory import DirectoryStore
+from consilia.store.objects import ObjectStore
+from consilia.store.verified import object_bytes
 from consilia.values import ArtifactContext, ArtifactKind, Digest
 
 CONTEXT = ArtifactContext(1, "0x" + "aa" * 20, 1, 0, "0x" + "bb" * 20, ArtifactKind.UPDATE)
@@ -72,3 +77,48 @@ def test_an_artifact_is_sealed_once_unless_the_store_never_got_it(tmp_path: Path
         open_envelope(source, target, owner, [owner.recipient], CONTEXT, again.root)
     assert (tmp_path / "out").read_bytes() == plaintext.read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".envelope")] == []
+
+
+def test_a_draft_stays_the_same_until_it_is_forgotten(tmp_path: Path) -> None:
+    first = State(tmp_path / "state.sqlite")
+    draft = first.draft("update/1/0")
+    assert len(draft.rho) == 32 and draft.rho.hex() not in repr(draft)
+    second = State(tmp_path / "state.sqlite")
+    assert second.draft("update/1/0") == draft != second.draft("update/1/1")
+    second.forget_draft("update/1/0")
+    assert second.draft("update/1/0") != draft
+
+
+class CutOff(ObjectStore):
+    """A store whose connection is lost before the index is written."""
+
+    def __init__(self, memory: MemoryStore, cut: bool) -> None:
+        super().__init__(memory, "memory", patience_seconds=0.1)
+        if cut:
+            self._requests.put_if_absent = self._lost  # type: ignore[method-assign]
+
+    def _lost(self, path: str, data: bytes) -> bool:
+        raise StoreUnreachableError("the wire is cut")
+
+
+def test_an_upload_cut_off_before_its_end_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
+    """kill -9 or a lost connection in the middle: nothing that was sent is sent again, rho is gone afterwards."""
+    memory, owner = MemoryStore(), Identity.generate()
+    (tmp_path / "weights").write_bytes(b"w" * 20_000_000)
+
+    def publish(cut: bool) -> SealedArtifact:
+        state = State(tmp_path / "state.sqlite")  # each time as after kill -9
+        store = CutOff(memory, cut)
+        return publish_artifact(store, state, "update/1/0", tmp_path / "weights", [owner.recipient], CONTEXT)
+
+    def sent() -> dict[str, float]:
+        return {e["path"]: e["last_modified"] for page in obstore.list(memory, "parts") for e in page}
+
+    with pytest.raises(StoreUnreachableError):
+        publish(cut=True)
+    first = sent()
+    rho = State(tmp_path / "state.sqlite").draft("update/1/0").rho
+    artifact = publish(cut=False)
+    assert len(first) == 3 and sent() == first
+    assert object_bytes(CutOff(memory, False), artifact.root) == artifact.size
+    assert State(tmp_path / "state.sqlite").draft("update/1/0").rho != rho

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from consilia import __version__
-from consilia.cli import audit, demo, hospital, keys, server
+from consilia.cli import audit, data, demo, hospital, keys, server, store
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -21,6 +21,8 @@ app.add_typer(server.app, name="server")
 app.add_typer(hospital.app, name="hospital")
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
+app.add_typer(store.app, name="store")
+app.add_typer(data.app, name="data")
 app.command("demo")(demo.demo)
 
 

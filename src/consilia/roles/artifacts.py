@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,17 +25,19 @@ def publish_artifact(
     """Seal a file and put it into the store, once: called again after a crash, it hands back the same artifact.
 
     Whatever was registered on the ledger was in the store before. So an artifact that the store lacks was never
-    registered, and sealing it afresh harms nobody.
+    registered, and sealing it afresh harms nobody. An upload that was cut off is sealed to the same bytes again,
+    and the store takes only those that it has not got.
     """
     known = state.artifact(name)
-    if known is not None and store.has(known.root):
-        return known
-    with plaintext.open("rb", buffering=0) as source, store.writer() as incoming:
-        sealed = seal(source, incoming.stream, recipients, context, rho=os.urandom(32))
-        artifact = SealedArtifact(sealed.root, sealed.key_hash, sealed.size, sealed.secret)
-        state.keep_artifact(name, artifact)
-        incoming.commit(artifact.root)
-    return artifact
+    if known is None or not store.has(known.root):
+        draft = state.draft(name)
+        with plaintext.open("rb", buffering=0) as source, store.writer(draft.upload) as incoming:
+            sealed = seal(source, incoming.stream, recipients, context, rho=draft.rho)
+            known = SealedArtifact(sealed.root, sealed.key_hash, sealed.size, sealed.secret)
+            state.keep_artifact(name, known)
+            incoming.commit(known.root)
+    state.forget_draft(name)
+    return known
 
 
 def fetch_artifact(

@@ -148,14 +148,15 @@ class Hospital(Party):
         weights = self.work_file(task.task_id, "update.safetensors")
         trainer = self._trainer(task, task.spec)
         began = time.monotonic()
-        metrics_digest = self._sealed_metrics(name)
+        metrics_digest = self._kept_metrics(name, weights)
         if metrics_digest is None:
             metrics = self._train(task, current, trainer, weights)
             metrics_digest = metrics.digest
+            self.state.remember(f"metrics/{name}", str(metrics_digest))
+            self.state.remember(f"weights/{name}", _stamp(weights))
         trained = time.monotonic()
         recipients = [self._task_key(task).recipient, task.recipients[task.published.server]]
         context = self.contexts(task).update(opened.round_index, self.address)
-        self.state.remember(f"metrics/{name}", str(metrics_digest))
         artifact = publish_artifact(self.store, self.state, name, weights, recipients, context)
         sealed = time.monotonic()
         self.ledger.register_update(
@@ -181,12 +182,16 @@ class Hospital(Party):
             studies_skipped=len(trainer.studies_skipped),
         )
 
-    def _sealed_metrics(self, name: str) -> Digest | None:
-        """After a crash: the metrics of an update that is sealed and in the store already."""
-        artifact, digest = self.state.artifact(name), self.state.fact(f"metrics/{name}")
-        if artifact is None or digest is None or not self.store.has(artifact.root):
+    def _kept_metrics(self, name: str, weights: Path) -> Digest | None:
+        """After a crash, or when the store failed: the metrics of an update that is trained, or even in the store."""
+        digest = self.state.fact(f"metrics/{name}")
+        if digest is None:
             return None
-        return Digest.from_hex(digest)
+        artifact = self.state.artifact(name)
+        in_store = artifact is not None and self.store.has(artifact.root)
+        if in_store or self.state.fact(f"weights/{name}") == _stamp(weights):
+            return Digest.from_hex(digest)
+        return None
 
     def _train(self, task: TaskLog, current: RoundLog, trainer: LocalTrainer, out: Path) -> LocalMetrics:
         asked = time.monotonic()
@@ -262,3 +267,11 @@ class Hospital(Party):
                 )
             self._trainers[task.task_id] = trainer
         return self._trainers[task.task_id]
+
+
+def _stamp(path: Path) -> str:
+    """Tells whether a file is still the one that was written; nothing of it is read."""
+    if not path.exists():
+        return "none"
+    stat = path.stat()
+    return f"{stat.st_size} bytes at {stat.st_mtime_ns}"

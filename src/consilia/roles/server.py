@@ -13,6 +13,7 @@ from consilia.crypto.keys import Identity
 from consilia.errors import (
     SpecError,
     StoreError,
+    StoreUnreachableError,
     TaskFailedError,
     TransactionRevertedError,
     UpdateRejectedError,
@@ -249,7 +250,8 @@ class Server(Party):
             current = task.rounds[round_index]
             fresh = [update for update in current.updates if update.position not in examined]
             for result in self._openers.map(lambda update, task=task: self._examine(task, update), fresh):
-                examined[result.registered.position] = result
+                if result is not None:
+                    examined[result.registered.position] = result
             usable = sum(not update.refusal for update in examined.values())
             if usable >= task.spec.terms.quorum and quorum_since is None:
                 quorum_since = time.time()
@@ -262,8 +264,8 @@ class Server(Party):
                 self._abort(task)
         return [examined[position] for position in sorted(examined)]
 
-    def _examine(self, task: TaskLog, registered: UpdateRegistered) -> Examined:
-        """Open one update and check its shapes, numbers, norm, context and metrics."""
+    def _examine(self, task: TaskLog, registered: UpdateRegistered) -> Examined | None:
+        """Open one update and check its shapes, numbers, norm, context and metrics; None: look again later."""
         hospital = registered.hospital
         target = self.work_file(task.task_id, f"update-{hospital}.safetensors")
         context = self.contexts(task).update(registered.round_index, hospital)
@@ -276,6 +278,9 @@ class Server(Party):
             require_registered(opened, registered)
             metrics = read_metrics(target, registered)
             norm = check_update(target, model, task.spec.training.max_update_norm)
+        except StoreUnreachableError as error:  # no hospital's fault
+            self.report("store unreachable", task_id=task.task_id, hospital=hospital, reason=str(error))
+            return None
         except (VerificationError, StoreError) as error:
             self.report("update rejected", task_id=task.task_id, hospital=hospital, reason=str(error))
             return Examined(registered, target, None, str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from consilia.errors import HomeError
 from consilia.values import Address, Digest
 
 _SCHEMA = """
@@ -19,6 +21,7 @@ CREATE TABLE IF NOT EXISTS task_keys (
 CREATE TABLE IF NOT EXISTS artifacts (
     name TEXT PRIMARY KEY, root BLOB NOT NULL, key_hash BLOB NOT NULL, size INTEGER NOT NULL,
     secret BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS drafts (name TEXT PRIMARY KEY, rho BLOB NOT NULL, upload BLOB NOT NULL);
 """
 
 
@@ -32,6 +35,15 @@ class SealedArtifact:
     secret: bytes = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What an artifact is being sealed with. The same after a crash: so the same bytes, and the upload goes on."""
+
+    rho: bytes = field(repr=False)
+    upload: Digest
+    """Names the upload in the store; nothing can be told from it."""
+
+
 class State:
     """A party's memory. Every write is on disk when the call returns."""
 
@@ -41,6 +53,9 @@ class State:
         self._sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._sql.execute("PRAGMA journal_mode=WAL")
         self._sql.execute("PRAGMA synchronous=FULL")
+        self._sql.execute(
+            "PRAGMA secure_delete=ON"
+        )  # what is deleted is overwritten: rho, and erased secrets
         self._sql.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -91,6 +106,46 @@ class State:
             artifact.size,
             artifact.secret,
         )
+
+    def artifact_roots(self) -> set[Digest]:
+        """The roots of all of one's own sealed artifacts."""
+        with self._lock:
+            rows = self._sql.execute("SELECT root FROM artifacts").fetchall()
+        return {Digest(root) for (root,) in rows}
+
+    def erase_artifact(self, root: Digest) -> None:
+        """Destroy all that was kept of an artifact: its secret, its draft, and the facts and salts under its name.
+
+        The pages are overwritten, in the file and in the write-ahead log. Copies of the file, and the spare blocks
+        of a flash disk, are out of reach.
+        """
+        with self._transaction() as sql:
+            names = sql.execute("SELECT name FROM artifacts WHERE root = ?", (bytes(root),)).fetchall()
+            for (name,) in names:
+                sql.execute("DELETE FROM drafts WHERE name = ?", (name,))
+                sql.execute("DELETE FROM facts WHERE name = ? OR substr(name, -?) = ?",
+                            (name, len(name) + 1, f"/{name}"))  # fmt: skip
+                sql.execute("DELETE FROM artifacts WHERE name = ?", (name,))
+        with self._lock:
+            busy, _, _ = self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise HomeError(
+                "the state is in use, so what was erased may still be in its write-ahead log; stop the party's process "
+                "and erase again"
+            )
+
+    def draft(self, name: str) -> Draft:
+        """What to seal an artifact with: kept from the first call until `forget_draft`."""
+        query = "SELECT rho, upload FROM drafts WHERE name = ?"
+        with self._transaction() as sql:
+            fresh = (name, os.urandom(32), os.urandom(32))
+            sql.execute("INSERT OR IGNORE INTO drafts VALUES (?, ?, ?)", fresh)
+            rho, upload = sql.execute(query, (name,)).fetchone()
+        return Draft(rho, Digest(upload))
+
+    def forget_draft(self, name: str) -> None:
+        """The artifact is sealed and in the store."""
+        self._write("DELETE FROM drafts WHERE name = ?", name)
 
     def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
         with self._lock:

@@ -1,0 +1,114 @@
+"""Erasing an artifact: its keys, salts and envelope go, a signed tombstone stays (docs/store.md, "Erasing").
+
+An envelope opens with its secret (sigma) or with the identity of a recipient, through that recipient's stanza. The
+identity opens much else and is kept; so the secret is destroyed here and the stanzas in the store. What others
+have copied or opened before is out of reach.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consilia.errors import HomeError, VerificationError
+from consilia.roles.state import State
+from consilia.store import ArtifactStore
+from consilia.values import Address, Digest, canonical_json, parse_json
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+FOLDER = "tombstones"
+LABEL = "consilia/tombstone/v1"
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """That an owner erased an artifact, when and why. It names no content."""
+
+    root: Digest
+    owner: Address
+    erased_at: int
+    """Unix seconds."""
+    reason: str
+
+    def statement(self) -> bytes:
+        """The bytes that the owner signs (EIP-191, version 0x45)."""
+        return canonical_json(
+            {
+                "label": LABEL,
+                "root": str(self.root),
+                "owner": self.owner,
+                "erased_at": self.erased_at,
+                "reason": self.reason,
+            }
+        )
+
+
+def erase(
+    state: State, store: ArtifactStore, home: Path, account: LocalAccount, root: Digest, reason: str
+) -> Tombstone:
+    """Write the tombstone, destroy the secrets, delete the envelope; called again after a crash, it ends what it began.
+
+    Raises:
+        HomeError: no artifact of that root was sealed in this home.
+        StoreError: the envelope could not be deleted; the secrets are gone.
+    """
+    path = home / FOLDER / f"{root}.json"
+    if path.exists():
+        tombstone = read_tombstone(path)
+    else:
+        if root not in state.artifact_roots():
+            raise HomeError(f"expected the root of an artifact that this home sealed; {root} is none")
+        tombstone = Tombstone(root, account.address, int(time.time()), reason)
+        _write(path, tombstone, account)
+    state.erase_artifact(root)
+    store.delete(root)
+    return tombstone
+
+
+def read_tombstone(path: Path) -> Tombstone:
+    """Read a tombstone, anybody's.
+
+    Raises:
+        VerificationError: it is none, or its owner did not sign it.
+    """
+    from eth_account import Account
+    from eth_account.messages import encode_defunct
+    from eth_utils.exceptions import ValidationError
+
+    try:
+        value = parse_json(path.read_bytes())
+        signature = bytes.fromhex(value.pop("signature"))
+        label = value.pop("label")
+        tombstone = Tombstone(Digest.from_hex(value.pop("root")), **value)
+        signer = Account.recover_message(encode_defunct(tombstone.statement()), signature=signature)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
+        raise VerificationError(f"{path.name}: expected a tombstone; {error}") from error
+    if label != LABEL or signer != tombstone.owner:
+        raise VerificationError(f"{path.name}: expected the signature of {tombstone.owner}, {signer} signed")
+    return tombstone
+
+
+def tombstones(home: Path) -> Iterator[Tombstone]:
+    """The tombstones in a home: its own, and those that others handed over.
+
+    Raises:
+        VerificationError: one is forged.
+    """
+    return (read_tombstone(path) for path in sorted((home / FOLDER).glob("*.json")))
+
+
+def _write(path: Path, tombstone: Tombstone, account: LocalAccount) -> None:
+    from eth_account.messages import encode_defunct
+
+    signed = account.sign_message(encode_defunct(tombstone.statement()))
+    value = json.loads(tombstone.statement()) | {"signature": bytes(signed.signature).hex()}
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(canonical_json(value) + b"\n")
+    partial.replace(path)

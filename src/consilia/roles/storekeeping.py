@@ -1,0 +1,182 @@
+"""A store against the ledger: what is missing, what is damaged, and what nobody needs (docs/store.md)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+
+from consilia.errors import ObjectDamagedError, ObjectMissingError, PolicyError
+from consilia.ledger.client import Ledger
+from consilia.ledger.contracts import Deployment
+from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, UpdateRegistered
+from consilia.protocols.training import from_bitmap
+from consilia.settings import LedgerSection
+from consilia.store import ArtifactStore, StoredObject
+from consilia.store.verified import object_bytes
+from consilia.values import Digest
+
+LEAST_AGE_SECONDS = 3600.0
+"""What is younger may belong to an upload that goes on, or to a registration that is on its way."""
+
+
+class Condition(StrEnum):
+    """What is found where an object should be."""
+
+    GOOD = "good"
+    MISSING = "missing"
+    DAMAGED = "damaged"
+    ERASED = "erased"
+    """Its owner has erased it, and a tombstone says so."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An object that the ledger names."""
+
+    root: Digest
+    what: str
+    size: int | None
+    """Bytes of the envelope, where the event tells."""
+    needed: bool
+    """Not so for an update that entered no average: one liar must not make every check fail."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim, looked at."""
+
+    claim: Claim
+    condition: Condition
+    reason: str = ""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether somebody has to do something."""
+        return self.claim.needed and self.condition in (Condition.MISSING, Condition.DAMAGED)
+
+
+def read_claims(section: LedgerSection) -> list[Claim]:
+    """Everything that the ledger names, up to its newest block, confirmed or not.
+
+    Raises:
+        PolicyError: the ledger names no member: it is another one, or has only begun to catch up.
+        LedgerUnreachableError: no node answers.
+    """
+    ledger = Ledger(section.url, Deployment.load(section.deployment))
+    events = ledger.events()
+    if not any(isinstance(event, MemberAdmitted) for event in events):
+        raise PolicyError(
+            f"the ledger at {section.url} knows no member of this consortium: expected a node that is up to date; "
+            "let it catch up and try again"
+        )
+    return list(claims_of(events))
+
+
+def claims_of(events: Iterable[Event]) -> Iterator[Claim]:
+    """The objects that events name, each once: every field called root, or ending so, whatever the contract."""
+    events = list(events)
+    included = {
+        (event.task_id, event.round_index): set(from_bitmap(event.included))
+        for event in events
+        if isinstance(event, RoundClosed)
+    }
+    found: dict[Digest, Claim] = {}
+    for event in events:
+        for name in (field.name for field in fields(event)):
+            if name != "root" and not name.endswith("_root"):
+                continue
+            claim = _claim(event, name, included)
+            known = found.get(claim.root)
+            if known is None or (claim.needed and not known.needed):
+                found[claim.root] = claim
+    yield from found.values()
+
+
+def _claim(event: Event, name: str, included: Mapping[tuple[int, int], set[int]]) -> Claim:
+    needed = True
+    if isinstance(event, UpdateRegistered):
+        positions = included.get((event.task_id, event.round_index))
+        needed = positions is None or event.position in positions
+    what = f"{name} of {type(event).__name__} in block {event.block_number}"
+    size = getattr(event, name.removesuffix("root") + "size", None)
+    return Claim(getattr(event, name), what, size, needed)
+
+
+def examine(store: ArtifactStore, claim: Claim, tombstones: Collection[Digest]) -> Finding:
+    """Read one object from its first byte to its last.
+
+    Raises:
+        StoreError: the store does not answer; a store that is away is not a store that lost something.
+    """
+    try:
+        found_bytes = object_bytes(store, claim.root)
+    except ObjectMissingError as error:
+        gone = Condition.ERASED if claim.root in tombstones else Condition.MISSING
+        return Finding(claim, gone, str(error))
+    except ObjectDamagedError as error:
+        return Finding(claim, Condition.DAMAGED, str(error))
+    if claim.size not in (None, found_bytes):
+        reason = f"object {claim.root} has {found_bytes} bytes, registered were {claim.size}"
+        return Finding(claim, Condition.DAMAGED, reason)
+    return Finding(claim, Condition.GOOD)
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What may go: objects that nobody registered, and what uploads left."""
+
+    objects: tuple[StoredObject, ...]
+    uploads: tuple[str, ...]
+
+
+def find_garbage(store: ArtifactStore, needed: Collection[Digest], older_than_seconds: float) -> Garbage:
+    """What is old enough, and neither named by the ledger nor one's own.
+
+    Args:
+        needed: the roots of all claims, needed or not, and those of one's own sealed artifacts.
+
+    Raises:
+        PolicyError: `older_than_seconds` would take what is on its way.
+    """
+    if older_than_seconds < LEAST_AGE_SECONDS:
+        raise PolicyError(
+            f"expected an age of {LEAST_AGE_SECONDS:.0f} seconds or more, got {older_than_seconds:.0f}: what is "
+            "younger may be registered in a moment"
+        )
+    oldest = time.time() - older_than_seconds
+    objects = [
+        found for found in store.objects() if found.root not in needed and found.modified_seconds < oldest
+    ]
+    return Garbage(tuple(objects), tuple(store.abandoned(older_than_seconds)))
+
+
+def collect(store: ArtifactStore, garbage: Garbage, section: LedgerSection) -> Iterator[str]:
+    """Delete garbage, and name each thing that is gone.
+
+    The ledger is asked again first: what was registered since `find_garbage` stays.
+    """
+    claimed = {claim.root for claim in read_claims(section)}
+    for found in garbage.objects:
+        if found.root not in claimed:
+            store.delete(found.root)
+            yield f"object {found.root}"
+    for upload in garbage.uploads:
+        store.discard(upload)
+        yield f"upload {upload}"
+
+
+def own_roots(home: Path) -> set[Digest]:
+    """The artifacts that the party of this home has sealed, registered yet or not."""
+    from consilia.roles.state import State
+
+    path = home / "state.sqlite"
+    if not path.exists():
+        return set()
+    state = State(path)
+    try:
+        return state.artifact_roots()
+    finally:
+        state.close()
