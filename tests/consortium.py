@@ -234,6 +234,10 @@ class Consortium:
         settings = load(ServerSettings, self.home / "server")
         return Server(self.home / "server", settings, self.steps["server"])
 
+    def server_settings(self) -> ServerSettings:
+        """The settings in the server's home."""
+        return load(ServerSettings, self.home / "server")
+
     # The ordinary course
 
     def start_server(self, **terms: object) -> ServerThread:

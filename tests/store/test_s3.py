@@ -221,6 +221,8 @@ def test_an_upload_goes_on_where_it_was_cut_off(s3_server, bucket, wire):
     with pytest.raises(StoreError), store.writer(UPLOAD) as incoming:
         incoming.stream.write(ENVELOPE[: PART_BYTES + PART_BYTES // 2])
         incoming.stream.flush()
+        while not list(obstore.list(s3_server.objects(bucket), "consortium/parts")):
+            time.sleep(0.05)
         wire.refuse = True
         wire.hang_up()
         incoming.stream.write(ENVELOPE[PART_BYTES + PART_BYTES // 2 :])

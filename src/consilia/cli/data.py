@@ -35,9 +35,9 @@ def erase(
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report."),
 ) -> None:
     """Destroy the keys and salts of an artifact and its envelope, and write a tombstone. There is no way back."""
-    from consilia.crypto.keys import load_account
     from consilia.errors import InputError
     from consilia.roles.erasure import erase as erase_artifact
+    from consilia.roles.keys import open_signer
     from consilia.roles.state import State
     from consilia.roles.stores import open_store
     from consilia.settings import load_party
@@ -51,7 +51,7 @@ def erase(
     typer.echo(WARNING.format(root=digest), err=True)
     if not yes:
         typer.confirm("Erase it?", abort=True, err=True)
-    account = load_account(settings.keys.account, settings.keys.password())
+    account = open_signer(settings.keys)
     tombstone = erase_artifact(
         State(home / "state.sqlite"), open_store(settings.store), home, account, digest, reason
     )

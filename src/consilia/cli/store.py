@@ -60,11 +60,13 @@ def fsck(
     settings, say = _settings(home), Output("store", output)
     store = open_store(settings.store)
     claims = read_claims(settings.ledger)
-    erased = {tombstone.root for tombstone in tombstones(home)}
+    erased = {(tombstone.root, tombstone.owner) for tombstone in tombstones(home)}
     named = {claim.root for claim in claims}
     if everything:
         strays = [root for root in store.roots() if root not in named]
-        claims += [Claim(root, "an object that the ledger does not name", None, True) for root in strays]
+        claims += [
+            Claim(root, "an object that the ledger does not name", None, None, True) for root in strays
+        ]
     failures, good = 0, 0
     for claim in claims:
         finding = examine(store, claim, erased)

@@ -12,15 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from consilia.crypto.custody import Signer
 from consilia.errors import HomeError, VerificationError
+from consilia.ledger.signing import sign_message
 from consilia.roles.state import State
 from consilia.store import ArtifactStore
 from consilia.values import Address, Digest, canonical_json, parse_json
-
-if TYPE_CHECKING:
-    from eth_account.signers.local import LocalAccount
 
 FOLDER = "tombstones"
 LABEL = "consilia/tombstone/v1"
@@ -50,7 +48,7 @@ class Tombstone:
 
 
 def erase(
-    state: State, store: ArtifactStore, home: Path, account: LocalAccount, root: Digest, reason: str
+    state: State, store: ArtifactStore, home: Path, account: Signer, root: Digest, reason: str
 ) -> Tombstone:
     """Write the tombstone, destroy the secrets, delete the envelope; called again after a crash, it ends what it began.
 
@@ -103,11 +101,11 @@ def tombstones(home: Path) -> Iterator[Tombstone]:
     return (read_tombstone(path) for path in sorted((home / FOLDER).glob("*.json")))
 
 
-def _write(path: Path, tombstone: Tombstone, account: LocalAccount) -> None:
+def _write(path: Path, tombstone: Tombstone, account: Signer) -> None:
     from eth_account.messages import encode_defunct
 
-    signed = account.sign_message(encode_defunct(tombstone.statement()))
-    value = json.loads(tombstone.statement()) | {"signature": bytes(signed.signature).hex()}
+    signature = sign_message(account, encode_defunct(tombstone.statement()))
+    value = json.loads(tombstone.statement()) | {"signature": signature.hex()}
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_bytes(canonical_json(value) + b"\n")

@@ -7,16 +7,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from consilia.errors import ObjectDamagedError, ObjectMissingError, PolicyError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
-from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, UpdateRegistered
+from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, TaskPublished, UpdateRegistered
 from consilia.protocols.training import from_bitmap
 from consilia.settings import LedgerSection
 from consilia.store import ArtifactStore, StoredObject
 from consilia.store.verified import object_bytes
-from consilia.values import Digest
+from consilia.values import Address, Digest
 
 LEAST_AGE_SECONDS = 3600.0
 """What is younger may belong to an upload that goes on, or to a registration that is on its way."""
@@ -40,6 +41,8 @@ class Claim:
     what: str
     size: int | None
     """Bytes of the envelope, where the event tells."""
+    owner: Address | None
+    """Who put it there: a hospital, a task's server, the owner of a dataset."""
     needed: bool
     """Not so for an update that entered no average: one liar must not make every check fail."""
 
@@ -78,35 +81,54 @@ def read_claims(section: LedgerSection) -> list[Claim]:
 def claims_of(events: Iterable[Event]) -> Iterator[Claim]:
     """The objects that events name, each once: every field called root, or ending so, whatever the contract."""
     events = list(events)
-    included = {
-        (event.task_id, event.round_index): set(from_bitmap(event.included))
-        for event in events
-        if isinstance(event, RoundClosed)
-    }
+    tasks = _Tasks.of(events)
     found: dict[Digest, Claim] = {}
     for event in events:
         for name in (field.name for field in fields(event)):
             if name != "root" and not name.endswith("_root"):
                 continue
-            claim = _claim(event, name, included)
+            claim = tasks.claim(event, name)
             known = found.get(claim.root)
             if known is None or (claim.needed and not known.needed):
                 found[claim.root] = claim
     yield from found.values()
 
 
-def _claim(event: Event, name: str, included: Mapping[tuple[int, int], set[int]]) -> Claim:
-    needed = True
-    if isinstance(event, UpdateRegistered):
-        positions = included.get((event.task_id, event.round_index))
-        needed = positions is None or event.position in positions
-    what = f"{name} of {type(event).__name__} in block {event.block_number}"
-    size = getattr(event, name.removesuffix("root") + "size", None)
-    return Claim(getattr(event, name), what, size, needed)
+@dataclass(frozen=True)
+class _Tasks:
+    """What must be known of all tasks to tell whose an object is, and who needs it."""
+
+    servers: Mapping[int, Address]
+    included: Mapping[tuple[int, int], set[int]]
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Self:
+        servers: dict[int, Address] = {}
+        included: dict[tuple[int, int], set[int]] = {}
+        for event in events:
+            if isinstance(event, TaskPublished):
+                servers[event.task_id] = event.server
+            elif isinstance(event, RoundClosed):
+                included[event.task_id, event.round_index] = set(from_bitmap(event.included))
+        return cls(servers, included)
+
+    def claim(self, event: Event, name: str) -> Claim:
+        needed = True
+        if isinstance(event, UpdateRegistered):
+            positions = self.included.get((event.task_id, event.round_index))
+            needed = positions is None or event.position in positions
+        server = self.servers.get(getattr(event, "task_id", -1))
+        owner = getattr(event, "hospital", getattr(event, "owner", server))
+        what = f"{name} of {type(event).__name__} in block {event.block_number}"
+        size = getattr(event, name.removesuffix("root") + "size", None)
+        return Claim(getattr(event, name), what, size, owner, needed)
 
 
-def examine(store: ArtifactStore, claim: Claim, tombstones: Collection[Digest]) -> Finding:
+def examine(store: ArtifactStore, claim: Claim, erased: Collection[tuple[Digest, Address]]) -> Finding:
     """Read one object from its first byte to its last.
+
+    Args:
+        erased: root and owner of each tombstone. One that somebody else signed excuses nothing.
 
     Raises:
         StoreError: the store does not answer; a store that is away is not a store that lost something.
@@ -114,7 +136,8 @@ def examine(store: ArtifactStore, claim: Claim, tombstones: Collection[Digest]) 
     try:
         found_bytes = object_bytes(store, claim.root)
     except ObjectMissingError as error:
-        gone = Condition.ERASED if claim.root in tombstones else Condition.MISSING
+        is_erased = claim.owner is not None and (claim.root, claim.owner) in erased
+        gone = Condition.ERASED if is_erased else Condition.MISSING
         return Finding(claim, gone, str(error))
     except ObjectDamagedError as error:
         return Finding(claim, Condition.DAMAGED, str(error))
