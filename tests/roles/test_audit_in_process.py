@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from consilia.errors import AuditError
+from consilia.federation.contribution import shares_by_samples
 from consilia.ledger.chain import Chain
 from consilia.ledger.rpc import Rpc
 from consilia.ledger.sender import Call, Sender
 from consilia.roles.audit import audit
-from tests.consortium import Consortium
+from tests.consortium import Consortium, Steps
 
 
 def quiet(step: str, **facts: Any) -> None:
@@ -76,6 +77,53 @@ def test_a_server_that_publishes_another_average_is_found(three: Consortium) -> 
     three.start_server()
     three.finish()
     with pytest.raises(AuditError, match="task 1, round 0: the model derived from the updates has digest"):
+        audit(three.home, quiet)
+
+
+def test_a_forged_share_is_found(three: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contract lets a server divide as it likes; one wei taken from a hospital and given to another is seen."""
+
+    def cheat(samples: dict[str, int], pool_wei: int) -> dict[str, int]:
+        honest = shares_by_samples(samples, pool_wei)
+        return honest | {
+            three.addresses[0]: honest[three.addresses[0]] + 1,
+            three.addresses[1]: honest[three.addresses[1]] - 1,
+        }
+
+    monkeypatch.setattr("consilia.roles.server.shares_by_samples", cheat)
+    three.start_server()
+    three.finish()
+    with pytest.raises(
+        AuditError, match=r"task 1, block \d+: the share of 0x.* its registered examples give"
+    ):
+        audit(three.home, quiet)
+
+
+def test_shares_that_hospitals_drew_after_the_servers_time_are_right(three: Consortium) -> None:
+    """Nobody judged the updates: everybody gets a part by updates, also who would have got less by examples."""
+    said = Steps()
+    three.server._reward = lambda task_id: None  # type: ignore[method-assign]
+    three.start_server()
+    three.until(lambda tasks: tasks[1].finished, 0, 1, 2)
+    audit(three.home, said)
+    assert len(said.named("share not yet set")) == 3
+    three.let_pass(8 * 86_400)
+    task = three.until(lambda tasks: tasks[1].settled or len(tasks[1].shares_wei) == 3, 0, 1, 2)
+    assert len(set(task.shares_wei.values())) <= 2, "equal parts, but for the rounding"
+    assert audit(three.home, quiet).shares == 3
+
+
+def test_a_share_by_updates_before_the_servers_time_is_over_is_a_forgery(
+    three: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal parts are right only where the server fell silent."""
+    monkeypatch.setattr(
+        "consilia.roles.server.shares_by_samples",
+        lambda samples, wei: {h: wei // len(samples) for h in samples},
+    )
+    three.start_server()
+    three.finish()
+    with pytest.raises(AuditError, match="the share of 0x"):
         audit(three.home, quiet)
 
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from consilia import __version__
-from consilia.cli import audit, data, demo, hospital, keys, server, store
+from consilia.cli import audit, data, demo, hospital, keys, ledger, server, store
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(server.app, name="server")
 app.add_typer(hospital.app, name="hospital")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
 app.add_typer(store.app, name="store")

@@ -58,6 +58,15 @@ class EventAbi:
         return {p.name: _with_checksums(p.type, values[p.name]) for p in self.inputs}
 
 
+@dataclass(frozen=True)
+class Argument:
+    """One value of a call or an event, with the name and the type that the contract gives it."""
+
+    name: str
+    type: str
+    value: Any
+
+
 class ContractAbi:
     """A compiled contract: encodes calls, decodes results."""
 
@@ -78,6 +87,29 @@ class ContractAbi:
         """The data of a call."""
         found = self._functions[function]
         return found.selector + encode([p.type for p in found.inputs], arguments)
+
+    def read_call(self, data: bytes) -> tuple[str, tuple[Argument, ...]] | None:
+        """Which function a transaction's data call, and with what; None if it is none of this contract's."""
+        for name, found in self._functions.items():
+            if found.selector == data[:4]:
+                try:
+                    values = decode([p.type for p in found.inputs], data[4:])
+                except (DecodingError, OverflowError):
+                    return None
+                return name, _arguments(found.inputs, values)
+        return None
+
+    def read_event(self, topics: Sequence[bytes], data: bytes) -> tuple[str, tuple[Argument, ...]] | None:
+        """Which event a log is, and what it says; None if it is none of this contract's."""
+        for event in self.events:
+            if topics and event.topic == topics[0]:
+                values = event.decode(topics, data)
+                return event.name, tuple(Argument(p.name, p.type, values[p.name]) for p in event.inputs)
+        return None
+
+    def is_deployed_by(self, data: bytes) -> bool:
+        """Whether a transaction's data deploy this very contract, with whatever arguments."""
+        return data.startswith(self._bytecode)
 
     def result(self, function: str, data: bytes) -> Any:
         """The one result of a function; a struct (or a list of them) comes as a dict by field name.
@@ -127,6 +159,12 @@ def _named(parameter: Parameter, value: Any) -> Any:
     return _by_field(parameter, value)
 
 
+def _arguments(parameters: Sequence[Parameter], values: Sequence[Any]) -> tuple[Argument, ...]:
+    return tuple(
+        Argument(p.name, p.type, _named(p, value)) for p, value in zip(parameters, values, strict=True)
+    )
+
+
 def _by_field(parameter: Parameter, values: Sequence[Any]) -> dict[str, Any]:
     return {f.name: _named(f, value) for f, value in zip(parameter.fields, values, strict=True)}
 
@@ -165,6 +203,11 @@ class Deployment:
     escrow: Address
     training: Address
     block: int
+
+    @property
+    def contracts(self) -> dict[str, Address]:
+        """Every contract's address by its name."""
+        return {name: value for name, value in asdict(self).items() if isinstance(value, str)}
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""

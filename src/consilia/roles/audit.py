@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 from consilia.crypto.custody import Opener
-from consilia.errors import AuditError, ConsiliaError, StoreError, VerificationError
+from consilia.errors import AuditError, StoreError, VerificationError
 from consilia.federation.aggregate import WeightedUpdate, federated_average
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.embedded.genesis import Genesis
-from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider, replay
-from consilia.ledger.events import Claimed, Event, Funded, Refunded, UnclaimedWithdrawn
+from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
+from consilia.roles.audit_chain import replay_all
+from consilia.roles.audit_money import check_escrow, check_shares
 from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
 from consilia.roles.rounds import read_metrics, require_registered
 from consilia.roles.stores import open_store
 from consilia.roles.task_log import RoundLog, TaskLog, fold
-from consilia.settings import HospitalSettings, Network, ServerSettings
+from consilia.settings import Network, ServerSettings
 from consilia.settings import load as load_settings
 from consilia.store import ArtifactStore
 from consilia.store.verified import object_bytes
 from consilia.values import ArtifactContext, Digest
-
-CHAIN_FILE = Path("node/chain.sqlite")
-FORK_BLOCKS = 6
-"""Nodes that were stopped may differ in this many newest blocks at most."""
 
 
 @dataclass
@@ -46,6 +40,7 @@ class AuditResult:
     deployment: Deployment
     block_seconds: dict[int, int]
     """Unix seconds of the blocks that hold events."""
+    shares: int = 0
     objects: int = 0
     models_rederived: int = 0
     reports: dict[tuple[int, int], RoundReport] = field(default_factory=dict)
@@ -73,93 +68,20 @@ def audit(home: Path, report: Report) -> AuditResult:
     result = AuditResult(chain, fold(events), deployment, block_seconds)
     check_escrow(events, open_wei, escrow_wei)
     report("money conserved", escrow_wei=str(escrow_wei))
+    result.shares = sum(check_shares(task, events, block_seconds, report) for task in result.tasks.values())
+    report("shares computed again", shares=result.shares)
     store = open_store(network.store)
+    keys = ExaminerKeys(_server_identity(network), network.server / "models")
     with tempfile.TemporaryDirectory(prefix="consilia-audit-") as work:
         for task in result.tasks.values():
             result.objects += check_objects(store, task, report)
         report("store checked", objects=result.objects)
         for task in result.tasks.values():
-            examiner = Examiner(network, deployment, task, store, Path(work))
-            examiner.run(result, report)
+            examined = Examiner(keys, deployment, task, store, Path(work)).run(report)
+            result.reports |= {(task.task_id, index): opened for index, opened in examined.items()}
+    result.models_rederived = len(result.reports)
     result.seconds = time.monotonic() - began
     return result
-
-
-def replay_all(network: Network, report: Report) -> tuple[ReplayReport, Path]:
-    """Replay every hospital's chain file from genesis; the one with most work is the chain, all others lead to it.
-
-    Raises:
-        AuditError: a file is damaged or breaks a rule, or two files tell different histories.
-    """
-    files = [hospital / CHAIN_FILE for hospital in network.hospitals]
-    genesis = Genesis.load(network.genesis)
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(replay, file, genesis) for file in files]
-        reports = []
-        for file, future in zip(files, futures, strict=True):
-            try:
-                reports.append(future.result())
-            except ConsiliaError as error:
-                raise AuditError(f"{file.parent.parent.name}: {error}") from error
-            report("chain replayed", file=file.parent.parent.name, height=reports[-1].height)
-    best = max(range(len(files)), key=lambda index: reports[index].score)
-    for file, other in zip(files, reports, strict=True):
-        _check_same_history(network, (files[best], reports[best].height), (file, other.height))
-    return reports[best], files[best]
-
-
-def _check_same_history(network: Network, best: tuple[Path, int], other: tuple[Path, int]) -> None:
-    """Compare two chain files up to the blocks on which nodes that were stopped may still differ.
-
-    More work alone must not decide here: one hospital can rewrite its own file at leisure, with valid seals.
-    """
-    genesis, deployment = Genesis.load(network.genesis), Deployment.load(network.deployment)
-    with ExitStack() as stack:
-        ledgers = []
-        for file, _ in (best, other):
-            provider = stack.enter_context(closing(open_readonly_provider(file, genesis)))
-            ledgers.append(Ledger("chain file", deployment, provider=provider))
-        last = max(0, min(best[1], other[1]) - FORK_BLOCKS)
-        if ledgers[0].block(last).hash == ledgers[1].block(last).hash:
-            _check_own_deeds(other, ledgers[0].events())
-            return
-        first = next(n for n in range(last + 1) if ledgers[0].block(n).hash != ledgers[1].block(n).hash)
-    names = [file.parent.parent.name for file, _ in (best, other)]
-    raise AuditError(f"{names[0]} and {names[1]} tell different histories from block {first} on")
-
-
-def _check_own_deeds(other: tuple[Path, int], events: list[Event]) -> None:
-    """A node may have been stopped before it heard the last blocks, but it did hear what its hospital did itself."""
-    file, height = other
-    home = file.parent.parent
-    account = load_settings(HospitalSettings, home).keys.account
-    address = "0x" + json.loads(account.read_text())["address"].removeprefix("0x")
-    for event in events:
-        actor = getattr(event, "hospital", getattr(event, "member", ""))
-        if event.block_number > height and actor.lower() == address.lower():
-            raise AuditError(
-                f"{home.name}: its chain ends at block {height}, but block {event.block_number} holds "
-                f"transaction 0x{event.transaction_hash} of its own: the file was cut back"
-            )
-
-
-def check_escrow(events: list[Event], open_wei: int, balance_wei: int) -> None:
-    """Money conserved: what went into the escrow is what came out of it and what it still owes, and that is there.
-
-    Anybody can force wei upon a contract by destroying another one, so it may own more than it owes.
-
-    Raises:
-        AuditError: the sums differ.
-    """
-    paid_in = sum(event.amount_wei for event in events if isinstance(event, Funded))
-    paid_out = sum(
-        event.amount_wei for event in events if isinstance(event, Claimed | Refunded | UnclaimedWithdrawn)
-    )
-    if paid_in - paid_out != open_wei or balance_wei < open_wei:
-        raise AuditError(
-            f"the escrow took in {paid_in} wei and paid out {paid_out}, so {paid_in - paid_out} should be left; "
-            f"it owes {open_wei} and holds {balance_wei}"
-        )
 
 
 @dataclass(frozen=True)
@@ -223,18 +145,26 @@ def _check_object(store: ArtifactStore, item: Registered) -> None:
         raise AuditError(f"object {item.root} has {actual} bytes, registered were {item.size}")
 
 
+@dataclass(frozen=True)
+class ExaminerKeys:
+    """What opens a task's artifacts: the server's identity; and its folder of models in clear, where it is at hand."""
+
+    identity: Opener
+    models: Path | None = None
+
+
 class Examiner:
     """Opens a task with the server's identity and derives every global model again, bit for bit."""
 
     def __init__(
         self,
-        network: Network,
+        keys: ExaminerKeys,
         deployment: Deployment,
         task: TaskLog,
         store: ArtifactStore,
         work: Path,
     ) -> None:
-        self._network = network
+        self._models = keys.models
         self._task = task
         self._store = store
         self._work = work
@@ -242,15 +172,16 @@ class Examiner:
             deployment.chain_id, deployment.training, task.task_id, task.published.server
         )
         self._server_key = task.recipients[task.published.server]
-        self._identity = _server_identity(network)
+        self._identity = keys.identity
 
-    def run(self, result: AuditResult, report: Report) -> None:
-        """Derive the models of all closed rounds, and compare the server's own copies.
+    def run(self, report: Report) -> dict[int, RoundReport]:
+        """Derive the models of all closed rounds, and compare the server's own copies; the rounds' reports.
 
         Raises:
             AuditError: a model, a report, an update or a copy is not what was registered.
         """
         task = self._task
+        reports: dict[int, RoundReport] = {}
         if task.rounds and str(task.rounds[0].opened.model_digest) != task.spec.model.initial_digest:
             raise AuditError(
                 f"task {task.task_id}: round 0 did not open with the initial model that its spec names"
@@ -260,18 +191,19 @@ class Examiner:
                 continue
             index = current.opened.round_index
             try:
-                result.reports[task.task_id, index] = self._open_report(current)
+                reports[index] = self._open_report(current)
                 self._derive(current)
             except (VerificationError, StoreError) as error:
                 raise AuditError(f"task {task.task_id}, round {index}: {error}") from error
-            result.models_rederived += 1
             report(
                 "model derived again",
                 task_id=task.task_id,
                 round_index=index,
                 digest=str(current.closed.model_digest),
             )
-        self._check_copies()
+        if self._models is not None:
+            self._check_copies(self._models)
+        return reports
 
     def _open_report(self, current: RoundLog) -> RoundReport:
         closed = current.closed
@@ -318,7 +250,7 @@ class Examiner:
         for path in (derived, published, *(update.weights for update in updates)):
             path.unlink()
 
-    def _check_copies(self) -> None:
+    def _check_copies(self, models: Path) -> None:
         """The server keeps every global model in clear; its copies must be the registered ones."""
         task = self._task
         if not task.rounds:
@@ -328,7 +260,7 @@ class Examiner:
             digests[len(task.rounds)] = task.finished.model_digest
         folders = [
             folder
-            for folder in (self._network.server / "models").glob("*")
+            for folder in models.glob("*")
             if (first := folder / "round-000.safetensors").exists()
             and str(file_digest(first)) == task.spec.model.initial_digest
         ]

@@ -43,8 +43,9 @@ from consilia.cli.report.terminal import print_summary
 from consilia.detection.froc import HIT_IOU
 from consilia.protocols.training import RoundReport
 from consilia.roles.audit import AuditResult, audit
+from consilia.roles.ledger_view import names_of
 from consilia.roles.task_log import TaskLog
-from consilia.settings import DataSection, Network
+from consilia.settings import DataSection
 from consilia.store.directory import DirectoryStore
 from consilia.values import Address
 
@@ -152,7 +153,7 @@ def _report(
     scored: _Scored,
     clock: Clock,
 ) -> Report:
-    names = _names(home)
+    names = names_of(home)
     sight = _store_sight(home)
     patients, images, lesions = shares.held_out_images
     seconds = {name: value for name, value in clock.seconds.items() if name in Seconds.model_fields}
@@ -184,19 +185,6 @@ def _report(
             seconds=audited.seconds,
         ),
     )
-
-
-def _names(home: Path) -> dict[Address, str]:
-    """The hospitals' names by their accounts."""
-    import json
-
-    from eth_utils.address import to_checksum_address
-
-    files = [hospital / "keys" / "account.json" for hospital in Network.load(home).hospitals]
-    return {
-        str(to_checksum_address(json.loads(file.read_text())["address"])): file.parent.parent.name
-        for file in files
-    }
 
 
 def _rounds(

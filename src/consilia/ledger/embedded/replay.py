@@ -27,6 +27,7 @@ from consilia.ledger.embedded.chainfile import BLOCK_COLUMNS, SCORE_BYTES, Chain
 from consilia.ledger.embedded.evm import (
     Execution,
     Outcome,
+    ReadNode,
     decode_receipt,
     list_root,
     total_balance_wei,
@@ -133,7 +134,7 @@ class _Replay:
         self._check_state_records()
         self._check_locations()
         self._check_pending()
-        balance_wei = self._check_money(head)
+        balance_wei = check_money(self._genesis, head, self._burnt_wei, self._nodes.get)
         reward_wei = self._genesis.block_reward_wei
         return ReplayReport(
             height=head.number,
@@ -273,16 +274,21 @@ class _Replay:
             if not isinstance(raw, bytes) or keccak(raw) != transaction_hash:
                 raise ChainError("a waiting transaction does not hash to its name")
 
-    def _check_money(self, head: Header) -> int:
-        balance_wei = total_balance_wei(head.state_root, self._nodes.get)
-        made_wei = sum(self._genesis.balances_wei.values())
-        made_wei += sum(self._miners.values()) * self._genesis.block_reward_wei
-        if made_wei != balance_wei + self._burnt_wei:
-            raise ChainError(
-                f"block {head.number}: money is not conserved: genesis and rewards made {made_wei} wei, "
-                f"accounts hold {balance_wei} wei and {self._burnt_wei} wei were burnt"
-            )
-        return balance_wei
+
+def check_money(genesis: Genesis, head: Header, burnt_wei: int, read_node: ReadNode) -> int:
+    """Money conserved: what genesis and block rewards made is what accounts hold and fees burnt; the sum held.
+
+    Raises:
+        ChainError: the sums differ.
+    """
+    balance_wei = total_balance_wei(head.state_root, read_node)
+    made_wei = sum(genesis.balances_wei.values()) + head.number * genesis.block_reward_wei
+    if made_wei != balance_wei + burnt_wei:
+        raise ChainError(
+            f"block {head.number}: money is not conserved: genesis and rewards made {made_wei} wei, "
+            f"accounts hold {balance_wei} wei and {burnt_wei} wei were burnt"
+        )
+    return balance_wei
 
 
 def _check_record(number: int, row: tuple[object, ...]) -> _Record:
