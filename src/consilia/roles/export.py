@@ -125,7 +125,7 @@ def _members(ledger: Ledger) -> Iterator[dict[str, Json]]:
             "certificate_digest": _hex(member.certificate_digest),
             "valid_from": member.valid_from,
             "valid_to": member.valid_to,
-            "active": member.is_active,
+            "active": member.in_good_standing(ledger.confirmed_block().timestamp),
         }
 
 

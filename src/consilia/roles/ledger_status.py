@@ -65,18 +65,18 @@ def read_status(view: LedgerView) -> LedgerStatus:
             ContractStatus(abi.name, address, code_hash(history.code(address)))
             for address, abi in history.contracts.items()
         ),
-        members=tuple(_member(view, member) for member in ledger.members()),
+        members=tuple(_member(view, member, head.timestamp) for member in ledger.members()),
         escrow_open_wei=ledger.open_wei(),
         escrow_balance_wei=ledger.balance_wei(ledger.deployment.escrow),
         tasks=tuple(trace_tasks(view, history.events(0, head.number))),
     )
 
 
-def _member(view: LedgerView, member: Member) -> MemberStatus:
+def _member(view: LedgerView, member: Member, at_seconds: int) -> MemberStatus:
     return MemberStatus(
         account=view.account(member.account),
         role=member.role,
-        active=member.is_active,
+        active=member.in_good_standing(at_seconds),
         valid_from=member.valid_from,
         valid_to=member.valid_to,
         recipient_key=member.recipient_key,
