@@ -15,7 +15,7 @@ from consilia.crypto.keys import Identity, load_identity, save_account, save_ide
 from consilia.crypto.password_box import ScryptCost
 from consilia.errors import EnvelopeError, KeyFileError, SettingsError
 from consilia.roles.backup import read_backup, restore_backup, take_backup, write_backup
-from consilia.roles.keys import FileRotation, open_keys, show_keys
+from consilia.roles.keys import FileRotation, make_keys, open_keys, show_keys
 from consilia.roles.state import SealedArtifact, State
 from consilia.settings import KeysSection
 from consilia.values import Digest
@@ -92,6 +92,17 @@ def test_an_artifact_from_before_the_rotation_opens_on_a_new_machine(
     restored.close()
     with pytest.raises(KeyFileError, match="password"):
         load_identity(new.identity, PASSWORD)
+
+
+def test_what_is_missing_is_made_and_what_is_there_stays(old: KeysSection) -> None:
+    address = show_keys(old).address
+    with pytest.raises(KeyFileError, match="never overwritten"):
+        make_keys(old, PASSWORD, CHEAP)
+    old.identity.unlink()  # as after a crash between the two
+    make_keys(old, PASSWORD, CHEAP)
+    assert open_keys(old).signer.address == address
+    with pytest.raises(KeyFileError, match="never overwritten"):
+        make_keys(old, PASSWORD, CHEAP)
 
 
 def test_restored_files_are_for_their_owner_alone(tmp_path: Path, old: KeysSection) -> None:

@@ -35,7 +35,7 @@ def _group() -> None:
 
 @app.command()
 def new(home: Path = _HOME, output: Format = _FORMAT) -> None:
-    """Make an account (it signs) and an identity (it opens envelopes); never in the place of others."""
+    """Make what is missing of account (it signs) and identity (it opens envelopes). Nothing is overwritten."""
     from consilia.roles.keys import make_keys, show_keys
 
     settings = _settings(home)

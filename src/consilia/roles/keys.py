@@ -85,26 +85,44 @@ def open_token(keys: KeysSection, *, writable: bool = False) -> Token:
 
 
 def make_keys(keys: KeysSection, password: str, cost: ScryptCost = ScryptCost.STANDARD) -> None:
-    """Make an account and an identity where the settings say; what is there already is never overwritten.
+    """Make what is missing of account and identity, where the settings say. Nothing is overwritten.
 
     Raises:
-        KeyFileError: a file of that name exists, or cannot be written.
-        KeyTokenError: the token has such a key, or cannot make one.
+        KeyFileError: both are there already, or a file cannot be written.
+        KeyTokenError: the token cannot make a key.
     """
+    token = open_token(keys, writable=True) if "pkcs11" in (keys.signer, keys.opener) else None
+    made = [_make_account(keys, token, password, cost), _make_identity(keys, token, password, cost)]
+    if not any(made):
+        raise KeyFileError(
+            "account and identity are there already; keys are never overwritten, move them away first"
+        )
+
+
+def _make_account(keys: KeysSection, token: Token | None, password: str, cost: ScryptCost) -> bool:
     from eth_account import Account
 
-    token = open_token(keys, writable=True) if "pkcs11" in (keys.signer, keys.opener) else None
-    _refuse_taken(keys)
     if token and keys.pkcs11 and keys.signer == "pkcs11":
-        token.make_account(keys.pkcs11.account_label)
-    if token and keys.pkcs11 and keys.opener == "pkcs11":
-        token.make_identity(keys.pkcs11.identity_label)
-    for path in (keys.account, keys.identity):
-        make_private_directory(path.parent)
-    if keys.signer == "file":
+        label = keys.pkcs11.account_label
+        if missing := label not in token.find(True, label):
+            token.make_account(label)
+        return missing
+    if missing := not keys.account.exists():
+        make_private_directory(keys.account.parent)
         save_account(keys.account, Account.create(), password, cost=cost)
-    if keys.opener == "file":
+    return missing
+
+
+def _make_identity(keys: KeysSection, token: Token | None, password: str, cost: ScryptCost) -> bool:
+    if token and keys.pkcs11 and keys.opener == "pkcs11":
+        label = keys.pkcs11.identity_label
+        if missing := label not in token.find(True, label):
+            token.make_identity(label)
+        return missing
+    if missing := not keys.identity.exists():
+        make_private_directory(keys.identity.parent)
         save_identity(keys.identity, Identity.generate(), password, cost=cost)
+    return missing
 
 
 def show_keys(keys: KeysSection) -> ShownKeys:
@@ -249,10 +267,3 @@ def _open_identities(keys: KeysSection, token: Token | None, password: str) -> O
     if token and keys.pkcs11 and keys.opener == "pkcs11":
         return TokenIdentity(token, keys.pkcs11.identity_label)
     return Keyring([load_identity(path, password) for path in identity_files(keys.identity)])
-
-
-def _refuse_taken(keys: KeysSection) -> None:
-    files = [keys.account] * (keys.signer == "file") + [keys.identity] * (keys.opener == "file")
-    for path in files:
-        if path.exists():
-            raise KeyFileError(f"{path} exists; keys are never overwritten, move it away first")
