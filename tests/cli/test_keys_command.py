@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from consilia.cli.keys import app
 from consilia.crypto.keys import load_account, load_identity
 from consilia.roles.backup import read_backup
 from consilia.settings import PASSWORD_VARIABLE, PIN_VARIABLE
+from tests.secret_words import spellings
 from tests.softhsm import SoftHsm
 
 PASSWORD, OTHER, BACKUP_PASSWORD = "planted-password-1", "planted-password-2", "planted-password-3"
@@ -52,17 +51,6 @@ def private(path: Path, text: str) -> Path:
     path.touch(mode=0o600)
     path.write_text(text + "\n")
     return path
-
-
-def spellings(secret: bytes) -> Iterator[str]:
-    """The ways in which a secret could stand in a text."""
-    yield secret.hex()
-    yield secret.hex().upper()
-    yield str(int.from_bytes(secret, "big"))
-    yield base64.b64encode(secret).decode().rstrip("=")
-    yield base64.urlsafe_b64encode(secret).decode().rstrip("=")
-    yield repr(secret)[2:-1]
-    yield str(list(secret))
 
 
 def test_from_new_to_restored_and_no_secret_is_printed(tmp_path: Path, shell: Shell) -> None:

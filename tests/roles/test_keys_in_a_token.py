@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from consilia.crypto.keys import load_account, load_identity
 from consilia.crypto.token import TokenIdentity, TokenSigner
 from consilia.errors import LedgerUnreachableError
 from consilia.roles.audit import audit
 from consilia.roles.keys import rotate_identity
 from consilia.settings import HospitalSettings, load
-from tests.consortium import REWARD_WEI, Consortium, Steps, consortium, read_weights
+from tests.consortium import PASSWORD, REWARD_WEI, Consortium, Steps, consortium, read_weights
+from tests.secret_words import spellings
 from tests.softhsm import SoftHsm
 
 
@@ -35,7 +38,34 @@ def test_a_hospital_with_its_keys_in_a_token_trains_and_is_paid(town: Consortium
     # examples 10, 20, 30 and steps 1, 2, 3: each round adds (10 + 40 + 90) / 60 to every weight
     assert np.allclose(last["head.bias"], 0.5 + 2 * 140 / 60)
     assert hospital.address in task.claimed and sum(task.shares_wei.values()) == REWARD_WEI
-    assert audit(town.home, Steps()).models_rederived == 2
+    heard = Steps()
+    assert audit(town.home, heard).models_rederived == 2
+    said = json.dumps([steps.said for steps in (*town.steps.values(), heard)]) + repr(vars(hospital))
+    assert str(task.rounds[0].updates[0].hospital) in said
+    assert [text for text in secrets_of(town, task.task_id) if text in said] == []
+
+
+def secrets_of(town: Consortium, task_id: int) -> list[str]:
+    """Every spelling of what nobody may say: passwords, accounts, identities, task keys, envelopes' secrets."""
+    secrets = [*town.server.state.task_keys(task_id).values()]
+    for name in ("hospital-1", "hospital-3", "server"):
+        keys = town.home / name / "keys"
+        secrets.append(bytes(load_account(keys / "account.json", PASSWORD).key))
+        secrets.append(load_identity(keys / "identity.key", PASSWORD).secret_bytes)
+    for index in (0, 1):
+        for hospital in town.hospitals:
+            artifact = hospital.state.artifact(f"update/{task_id}/{index}")
+            assert artifact is not None
+            secrets.append(artifact.secret)
+    assert len(secrets) == 3 + 6 + 6
+    return [PASSWORD, town_pin(town), *(text for secret in secrets for text in spellings(secret))]
+
+
+def town_pin(town: Consortium) -> str:
+    """The token's PIN."""
+    section = town.hospitals[1].settings.keys.pkcs11
+    assert section is not None
+    return section.pin()
 
 
 def test_a_replaced_identity_in_a_token_goes_on_in_the_task_and_into_the_next(town: Consortium) -> None:
