@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
 
 from consilia.errors import EnvelopeError
-from consilia.parallel import in_order
 from consilia.values import Digest
 
 MAGIC = b"CSLAENV1"
@@ -273,12 +272,8 @@ def artifact_root(stream: BinaryIO) -> Digest:
         EnvelopeError: this is no envelope, or one that is cut short or goes on after its end.
     """
     hasher = RootHasher()
-    frame = read_frame(stream)
-    hasher.update(frame.encode())
-    hasher.update(read_full(stream, frame.header_bytes - frame.frame_bytes + PREFIX_BYTES))
-    for digest, size in in_order(lambda leaf: (leaf_digest(leaf), len(leaf)), frame.read_leaves(stream)):
-        if size:
-            hasher.add_leaf(digest, size)
+    while data := stream.read(LEAF_BYTES):
+        hasher.update(data)
     return hasher.root()
 
 

@@ -61,7 +61,7 @@ def test_c2sp_vector(test):
 def _sealed_again(test: dict, plaintext: bytes) -> bytes:
     salt = _message(test)[:SALT_BYTES]
     cipher = ChunkCipher(bytes.fromhex(test["key"]), salt, bytes.fromhex(test["ctx"]))
-    return cipher.prefix + b"".join(leaf.data for leaf in cipher.encrypt(io.BytesIO(plaintext)))
+    return cipher.prefix + b"".join(bytes(leaf.data) for leaf in cipher.encrypt(io.BytesIO(plaintext)))
 
 
 def test_the_vectors_are_all_there():
@@ -78,6 +78,6 @@ def test_keys_and_salts_of_another_size_are_refused(key_bytes, salt_bytes):
 
 def test_no_two_chunks_share_a_nonce():
     cipher = ChunkCipher(bytes(32), bytes(24), b"")
-    body = b"".join(leaf.data for leaf in cipher.encrypt(io.BytesIO(bytes(130 * CHUNK_BYTES))))
+    body = b"".join(bytes(leaf.data) for leaf in cipher.encrypt(io.BytesIO(bytes(130 * CHUNK_BYTES))))
     chunks = {body[at : at + CHUNK_BYTES] for at in range(0, 130 * (CHUNK_BYTES + 16), CHUNK_BYTES + 16)}
     assert len(chunks) == 130

@@ -6,7 +6,10 @@ Source: https://c2sp.org/chunked-encryption, version 1, with HKDF-Expand-SHA-512
 from __future__ import annotations
 
 import hmac
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import starmap
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -25,7 +28,6 @@ from consilia.artifact import (
     leaf_digest,
 )
 from consilia.errors import EnvelopeError
-from consilia.parallel import in_order
 
 SALT_BYTES = 24
 _BLOCK_BYTES = CHUNKS_A_LEAF * CHUNK_BYTES
@@ -35,13 +37,18 @@ _LABELS = {
 }
 
 
+_LEAVES_AHEAD = 2
+"""Leaves that have been through the cipher and are being hashed: enough to keep both busy."""
+
+
 class Leaf(NamedTuple):
     """What became of 64 chunks, the last ones fewer: sealed, or opened."""
 
-    data: bytearray
+    data: memoryview
+    """Valid until the next leaf is asked for."""
     sealed_bytes: int
     digest: bytes
-    """`leaf_digest` of the sealed chunks, taken while they were in this core's cache."""
+    """`leaf_digest` of the sealed chunks."""
 
 
 class ChunkCipher:
@@ -66,6 +73,7 @@ class ChunkCipher:
         derived = HKDFExpand(SHA512(), len(key) + 12 + 32, info).derive(key)
         self._aead = AESGCM(derived[: len(key)])
         self._base_nonce = int.from_bytes(derived[len(key) : len(key) + 12], "big")
+        self._rooms = [bytearray()] * (_LEAVES_AHEAD + 2)
         self.prefix = salt + derived[len(key) + 12 :]
         """Salt and commitment, the first 56 bytes of the message."""
 
@@ -82,7 +90,8 @@ class ChunkCipher:
 
     def encrypt(self, plaintext: Readable) -> Iterator[Leaf]:
         """Yield the body in leaves of `LEAF_BYTES`, the last one shorter."""
-        return in_order(self._encrypt_leaf, enumerate(blocks_of(plaintext, _BLOCK_BYTES)))
+        numbered = enumerate(blocks_of(plaintext, _BLOCK_BYTES))
+        return self._hashed((sealed, sealed) for sealed in starmap(self._encrypt_leaf, numbered))
 
     def decrypt(self, leaves: Iterable[bytes]) -> Iterator[Leaf]:
         """Yield the plaintext in blocks of 1 MiB, the last one shorter.
@@ -93,38 +102,61 @@ class ChunkCipher:
         Raises:
             EnvelopeError: a chunk is damaged, out of order, missing, or followed by something.
         """
-        return in_order(self._decrypt_leaf, enumerate(leaves))
+        return self._hashed((self._decrypt_leaf(n, sealed), sealed) for n, sealed in enumerate(leaves))
 
-    def _encrypt_leaf(self, numbered: tuple[int, bytes]) -> Leaf:
-        number, block = numbered
+    def _hashed(self, leaves: Iterable[tuple[memoryview, bytes | memoryview]]) -> Iterator[Leaf]:
+        """Hash leaves in a thread of its own: that releases the interpreter lock, the cipher does not.
+
+        The memory of a leaf is used again: fresh pages would cost the kernel as much as the cipher costs us.
+        """
+        waiting: deque[tuple[memoryview, int, Future[bytes]]] = deque()
+
+        def first_waiting() -> Leaf:
+            data, sealed_bytes, digest = waiting.popleft()
+            return Leaf(data, sealed_bytes, digest.result())
+
+        with ThreadPoolExecutor(1) as hasher:
+            for data, sealed in leaves:
+                waiting.append((data, len(sealed), hasher.submit(leaf_digest, sealed)))
+                if len(waiting) > _LEAVES_AHEAD:
+                    yield first_waiting()
+            while waiting:
+                yield first_waiting()
+
+    def _encrypt_leaf(self, number: int, block: bytes) -> memoryview:
         # A block that is not full ends the message, with a short chunk: empty where the length is a multiple.
         end = len(block) if len(block) == _BLOCK_BYTES else len(block) + 1
         starts = range(0, end, CHUNK_BYTES)
-        leaf = bytearray(len(block) + TAG_BYTES * len(starts))
-        source, room = memoryview(block), memoryview(leaf)
+        source, leaf = memoryview(block), self._room(number, len(block) + TAG_BYTES * len(starts))
         for index, start in enumerate(starts):
             nonce = self._nonce(number * CHUNKS_A_LEAF + index)
             part = source[start : start + CHUNK_BYTES]
             at = index * SEALED_CHUNK_BYTES
-            self._aead.encrypt_into(nonce, part, None, room[at : at + len(part) + TAG_BYTES])
-        return Leaf(leaf, len(leaf), leaf_digest(leaf))
+            self._aead.encrypt_into(nonce, part, None, leaf[at : at + len(part) + TAG_BYTES])
+        return leaf
 
-    def _decrypt_leaf(self, numbered: tuple[int, bytes]) -> Leaf:
-        number, leaf = numbered
+    def _decrypt_leaf(self, number: int, leaf: bytes) -> memoryview:
         if len(leaf) < LEAF_BYTES and len(leaf) % SEALED_CHUNK_BYTES < TAG_BYTES:
             raise EnvelopeError("an envelope's body was cut: it does not end in a short chunk")
         starts = range(0, len(leaf), SEALED_CHUNK_BYTES)
-        block = bytearray(len(leaf) - TAG_BYTES * len(starts))
-        source, room = memoryview(leaf), memoryview(block)
+        source, block = memoryview(leaf), self._room(number, len(leaf) - TAG_BYTES * len(starts))
         for index, start in enumerate(starts):
             chunk = number * CHUNKS_A_LEAF + index
             part = source[start : start + SEALED_CHUNK_BYTES]
             at = index * CHUNK_BYTES
+            room = block[at : at + len(part) - TAG_BYTES]
             try:
-                self._aead.decrypt_into(self._nonce(chunk), part, None, room[at : at + len(part) - TAG_BYTES])
+                self._aead.decrypt_into(self._nonce(chunk), part, None, room)
             except InvalidTag as error:
                 raise EnvelopeError(f"an envelope's chunk {chunk} was changed, moved or cut") from error
-        return Leaf(block, len(leaf), leaf_digest(leaf))
+        return block
+
+    def _room(self, number: int, size: int) -> memoryview:
+        """Memory for a leaf: that of the one before which nobody holds any longer."""
+        at = number % len(self._rooms)
+        if number < len(self._rooms):
+            self._rooms[at] = bytearray(size)  # the longest of a message come first
+        return memoryview(self._rooms[at])[:size]
 
     def _nonce(self, chunk: int) -> bytes:
         return (self._base_nonce ^ chunk).to_bytes(12, "big")

@@ -11,7 +11,6 @@ import numpy as np
 
 from consilia.errors import UpdateRejectedError, WeightsError
 from consilia.federation.tensors import Float32Array, TensorFile, require_same_shapes, write_tensors
-from consilia.parallel import in_order
 from consilia.values import Address
 
 BLOCK_FLOATS = 1 << 15
@@ -31,7 +30,7 @@ def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> None:
     """Write the mean of the updates, weighted by their examples.
 
     Bit-reproducible: hospitals in the order of their addresses, float64 sums, one rounding to float32 at the end.
-    In blocks, so that the memory is that of a few tensors, however many hospitals there are.
+    In blocks, so that the memory is that of the largest tensor, however many hospitals there are.
 
     Raises:
         WeightsError: the updates do not have the same tensors.
@@ -50,23 +49,20 @@ def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> None:
 
 
 def _averages(files: Sequence[TensorFile], shares: Sequence[float]) -> Iterator[tuple[str, Float32Array]]:
-    return in_order(lambda name: (name, _average(files, shares, name)), sorted(files[0].tensors))
-
-
-def _average(files: Sequence[TensorFile], shares: Sequence[float], name: str) -> Float32Array:
-    average = np.empty(files[0].tensors[name].shape, np.float32)
-    flat = average.reshape(-1)
-    part = np.empty(min(BLOCK_FLOATS, flat.size), np.float32)
-    scaled, total = np.empty(part.size), np.empty(part.size)
-    for first in range(0, flat.size, BLOCK_FLOATS):
-        count = min(BLOCK_FLOATS, flat.size - first)
-        total[:count] = 0
-        for file, share in zip(files, shares, strict=True):
-            file.read_block(name, first, part[:count])
-            np.multiply(part[:count], share, out=scaled[:count], dtype=np.float64)
-            total[:count] += scaled[:count]
-        flat[first : first + count] = total[:count]
-    return average
+    part = np.empty(BLOCK_FLOATS, np.float32)
+    scaled, total = np.empty(BLOCK_FLOATS), np.empty(BLOCK_FLOATS)
+    for name in sorted(files[0].tensors):
+        average = np.empty(files[0].tensors[name].shape, np.float32)
+        flat = average.reshape(-1)
+        for first in range(0, flat.size, BLOCK_FLOATS):
+            count = min(BLOCK_FLOATS, flat.size - first)
+            total[:count] = 0
+            for file, share in zip(files, shares, strict=True):
+                file.read_block(name, first, part[:count])
+                np.multiply(part[:count], share, out=scaled[:count], dtype=np.float64)
+                total[:count] += scaled[:count]
+            flat[first : first + count] = total[:count]
+        yield name, average
 
 
 def check_update(weights: Path, global_model: Path, max_norm: float) -> float:
