@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as some
 from consilia.errors import UpdateRejectedError, WeightsError
 from consilia.federation.aggregate import WeightedUpdate, check_update, federated_average
 from consilia.federation.tensors import TensorFile, write_tensors
+from consilia.values import Digest
 
 Tensors = Mapping[str, np.ndarray]
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -48,7 +49,8 @@ SEVERAL = st.lists(st.tuples(TENSOR_SETS, st.integers(1, 2**40)), min_size=1, ma
 @IN_A_FOLDER
 def test_the_order_of_the_updates_changes_no_bit(tmp_path: Path, several: list, random: object) -> None:
     updates = updates_of(tmp_path, [t for t, _ in several], [n for _, n in several])
-    federated_average(updates, tmp_path / "one")
+    digest = federated_average(updates, tmp_path / "one")
+    assert digest == Digest.of((tmp_path / "one").read_bytes())
     random.shuffle(updates)  # type: ignore[attr-defined]
     federated_average(updates, tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

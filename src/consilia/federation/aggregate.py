@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 
 from consilia.errors import UpdateRejectedError, WeightsError
 from consilia.federation.tensors import Float32Array, TensorFile, require_same_shapes, write_tensors
-from consilia.values import Address
+from consilia.values import Address, Digest
 
 BLOCK_FLOATS = 1 << 15
 """Averaged at a time: what this needs stays in a core's own cache."""
@@ -26,8 +28,8 @@ class WeightedUpdate:
     num_examples: int
 
 
-def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> None:
-    """Write the mean of the updates, weighted by their examples.
+def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> Digest:
+    """Write the mean of the updates, weighted by their examples; return the SHA-256 of the file.
 
     Bit-reproducible: hospitals in the order of their addresses, float64 sums, one rounding to float32 at the end.
     In blocks, so that the memory is that of the largest tensor, however many hospitals there are.
@@ -45,7 +47,15 @@ def federated_average(updates: Sequence[WeightedUpdate], out: Path) -> None:
         for file in files[1:]:
             require_same_shapes(file, files[0].shapes)
         shares = [update.num_examples / total for update in ordered]
-        write_tensors(out, files[0].shapes, _averages(files, shares))
+        digest = hashlib.sha256()
+        with ThreadPoolExecutor(1) as hasher:
+            write_tensors(
+                out,
+                files[0].shapes,
+                _averages(files, shares),
+                written=lambda piece: hasher.submit(digest.update, piece),
+            )
+    return Digest(digest.digest())
 
 
 def _averages(files: Sequence[TensorFile], shares: Sequence[float]) -> Iterator[tuple[str, Float32Array]]:

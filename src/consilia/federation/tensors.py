@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -91,10 +91,14 @@ def write_tensors(
     shapes: Mapping[str, tuple[int, ...]],
     tensors: Iterable[tuple[str, Float32Array]],
     metadata: Mapping[str, str] | None = None,
+    written: Callable[[memoryview], object] | None = None,
 ) -> None:
     """Write a weights file from tensors that come in the order of their names.
 
     Equal weights and metadata give equal bytes. The file appears under its name only when it is whole.
+
+    Args:
+        written: told every piece of the file, in order; nothing changes it afterwards.
     """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
@@ -104,15 +108,21 @@ def write_tensors(
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    written = []
+    names = []
     with whole_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+
+        def write(piece: memoryview) -> None:
+            file.write(piece)
+            if written is not None:
+                written(piece)
+
+        write(memoryview(len(text).to_bytes(8, "little") + text))
         for name, tensor in tensors:
             if tensor.shape != shapes[name]:
                 raise WeightsError(f"{name}: expected shape {shapes[name]}, got {tensor.shape}")
-            file.write(np.ascontiguousarray(tensor, dtype="<f4").data)
-            written.append(name)
-        if written != sorted(shapes):
+            write(np.ascontiguousarray(tensor, dtype="<f4").data)
+            names.append(name)
+        if names != sorted(shapes):
             raise WeightsError("the tensors must come in the order of their names, each once")
 
 

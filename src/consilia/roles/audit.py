@@ -236,17 +236,15 @@ class Examiner:
             read_metrics(path, update)
             updates.append(WeightedUpdate(update.hospital, path, update.num_examples))
         derived = self._work / "derived"
-        federated_average(updates, derived)
+        derived_digest = federated_average(updates, derived)
         context = self._contexts.model(index + 1)
         published = self._open(closed.model_root, self._model_recipients(), context, "model")
-        for what, path in (
-            ("the model derived from the updates", derived),
-            ("the model in the store", published),
+        for what, digest in (
+            ("the model derived from the updates", derived_digest),
+            ("the model in the store", file_digest(published)),
         ):
-            if file_digest(path) != closed.model_digest:
-                raise AuditError(
-                    f"{what} has digest {file_digest(path)}, registered was {closed.model_digest}"
-                )
+            if digest != closed.model_digest:
+                raise AuditError(f"{what} has digest {digest}, registered was {closed.model_digest}")
         for path in (derived, published, *(update.weights for update in updates)):
             path.unlink()
 

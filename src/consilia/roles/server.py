@@ -189,7 +189,8 @@ class Server(Party):
             self.ledger.issue_keys(f"keys/{task_id}/{_group_name(unissued)}", task_id, unissued)
         task = self._task(task_id)
         key_string = self._seal_keys(task, keys)
-        model, model_digest = self._publish_model(task, 0)
+        model_digest = file_digest(self._model_path(task, 0))
+        model = self._publish_model(task, 0, model_digest)
         self.ledger.start_task(
             f"start/{task_id}/{_group_name(keys)}",
             task_id,
@@ -311,14 +312,14 @@ class Server(Party):
         updates = [
             WeightedUpdate(u.registered.hospital, u.weights, u.registered.num_examples) for u in usable
         ]
-        federated_average(updates, self._model_path(task, round_index + 1))
+        model_digest = federated_average(updates, self._model_path(task, round_index + 1))
         account = report_round(task, round_index, examined)
         path = self.work_file(task.task_id, "report")
         path.write_bytes(account.to_bytes())
         name = f"report/{task.task_id}/{round_index}/{account.digest}"
         context = self.contexts(task).round_report(round_index)
         report = publish_artifact(self.store, self.state, name, path, self.model_recipients(task), context)
-        model, model_digest = self._publish_model(task, round_index + 1)
+        model = self._publish_model(task, round_index + 1, model_digest)
         closing = Closing(
             included=to_bitmap(update.registered.position for update in usable),
             report_root=report.root,
@@ -337,14 +338,11 @@ class Server(Party):
         text = self.state.fact(_closing_name(task_id, round_index))
         return None if text is None else Closing.from_json(text)
 
-    def _publish_model(self, task: TaskLog, round_index: int) -> tuple[SealedArtifact, Digest]:
+    def _publish_model(self, task: TaskLog, round_index: int, digest: Digest) -> SealedArtifact:
         path = self._model_path(task, round_index)
-        digest = file_digest(path)
         name = f"model/{task.task_id}/{round_index}/{digest}/{_group_name(task.task_keys)}"
         context = self.contexts(task).model(round_index)
-        return publish_artifact(
-            self.store, self.state, name, path, self.model_recipients(task), context
-        ), digest
+        return publish_artifact(self.store, self.state, name, path, self.model_recipients(task), context)
 
     # Step 5: reward
 
