@@ -118,6 +118,11 @@ class ChainPlace:
     deployment: Path
 
 
+def has_chain(home: Path) -> bool:
+    """Whether a home has a chain file, and need not ask a node."""
+    return bool(_place(home).files)
+
+
 def find_chain(home: Path) -> ChainPlace:
     """The chain file of a home: its own, or the one with the most work in a consortium's.
 

@@ -183,6 +183,33 @@ def rewards(
             printer.miners(dict(mined), block_wei)
 
 
+@app.command()
+def verify(
+    home: Path | None = HOME,
+    url: str | None = URL,
+    deployment: Path | None = DEPLOYMENT,
+    form: Format = FORMAT,
+) -> None:
+    """Check the chain alone: links, seals, state, receipts, signatures, money. Exit code 0, or 5 and what is wrong.
+
+    A home's chain files are replayed from genesis. Of a node's chain, with --url, all is computed again but the state.
+    `consilia audit verify` also reads the store and derives every model.
+    """
+    from consilia.cli.output import Output
+    from consilia.roles.ledger_check import check_ledger
+
+    say = Output("ledger", form)
+    done = check_ledger(home, url, deployment, say)
+    say(
+        "all in order",
+        source=done.source,
+        height=done.height,
+        transactions=done.transactions,
+        shares=done.shares,
+        state_replayed=done.state_replayed,
+    )
+
+
 @contextmanager
 def _look(
     home: Path | None, url: str | None, deployment: Path | None
