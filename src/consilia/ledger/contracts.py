@@ -107,9 +107,15 @@ class ContractAbi:
                 return event.name, tuple(Argument(p.name, p.type, values[p.name]) for p in event.inputs)
         return None
 
-    def is_deployed_by(self, data: bytes) -> bool:
-        """Whether a transaction's data deploy this very contract, with whatever arguments."""
-        return data.startswith(self._bytecode)
+    def read_deployment(self, data: bytes) -> tuple[Argument, ...] | None:
+        """With what arguments a transaction's data deploy this very contract; None if they deploy another."""
+        if not data.startswith(self._bytecode):
+            return None
+        try:
+            values = decode([p.type for p in self._constructor], data[len(self._bytecode) :])
+        except (DecodingError, OverflowError):
+            return None
+        return _arguments(self._constructor, values)
 
     def result(self, function: str, data: bytes) -> Any:
         """The one result of a function; a struct (or a list of them) comes as a dict by field name.

@@ -26,7 +26,7 @@ from consilia.ledger.rpc import Rpc
 from consilia.roles.audit import registered_objects
 from consilia.roles.ledger_view import find_chain
 from consilia.roles.task_log import fold
-from consilia.values import Digest, Json, canonical_json
+from consilia.values import Address, Digest, Json, canonical_json
 
 FORMAT = "consilia/audit-export/v1"
 MANIFEST = "manifest.json"
@@ -89,7 +89,7 @@ def describe(chain: Chain, deployment: Deployment) -> dict[str, bytes]:
         "receipts.jsonl": receipts,
         "roots.json": canonical_json(list(_roots(ledger))),
         "registry.json": canonical_json(list(_members(ledger))),
-        "contracts.json": canonical_json(list(_contracts(history))),
+        "contracts.json": canonical_json([_contract(made) for made in made_contracts(history)]),
     }
 
 
@@ -116,6 +116,11 @@ def _roots(ledger: Ledger) -> Iterator[dict[str, Json]]:
             }
 
 
+def _contract(made: MadeContract) -> dict[str, Json]:
+    maker = None if made.made_by is None else _hex(made.made_by)
+    return {"name": made.name, "address": made.address, "code_hash": _hex(made.code_hash), "made_by": maker}
+
+
 def _members(ledger: Ledger) -> Iterator[dict[str, Json]]:
     for member in ledger.members():
         yield {
@@ -129,23 +134,40 @@ def _members(ledger: Ledger) -> Iterator[dict[str, Json]]:
         }
 
 
-def _contracts(history: History) -> Iterator[dict[str, Json]]:
-    """The contracts, which code they run, and which transaction made them from this version's artifact, if one did."""
+@dataclass(frozen=True)
+class MadeContract:
+    """A contract of the deployment: its code's hash, and the transaction that made it from this version's artifact."""
+
+    name: str
+    address: Address
+    code_hash: Digest
+    made_by: Digest | None
+    named: dict[str, Address]
+    """The other contracts that it was told of, by the constructor's names."""
+
+
+def made_contracts(history: History) -> list[MadeContract]:
+    """Where each contract of the deployment came from: that alone says what code it runs and whom it asks."""
     makers = {
         contract_address(transaction.sender, transaction.nonce): transaction
         for block in history.blocks(0, history.head())
         for transaction in block.transactions
         if transaction.to is None
     }
+    made = []
     for address, abi in history.contracts.items():
         maker = makers.get(address)
-        made_here = maker is not None and contract_abi(abi.name).is_deployed_by(maker.data)
-        yield {
-            "name": abi.name,
-            "address": address,
-            "code_hash": _hex(code_hash(history.code(address))),
-            "made_by": _hex(maker.hash) if maker and made_here else None,
-        }
+        arguments = None if maker is None else contract_abi(abi.name).read_deployment(maker.data)
+        made.append(
+            MadeContract(
+                name=abi.name,
+                address=address,
+                code_hash=code_hash(history.code(address)),
+                made_by=maker.hash if maker is not None and arguments is not None else None,
+                named={a.name: a.value for a in arguments or () if a.type == "address"},
+            )
+        )
+    return made
 
 
 def pack(contents: Mapping[str, bytes]) -> bytes:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consilia.errors import ChainError, InputError, KeyFileError, LedgerUnreachableError, SettingsError
+from consilia.errors import (
+    ChainError,
+    InputError,
+    KeyFileError,
+    LedgerError,
+    LedgerUnreachableError,
+    SettingsError,
+)
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.embedded.genesis import Genesis
@@ -98,6 +105,10 @@ def open_view(home: Path | None, url: str | None, deployment: Path | None) -> It
         )
         try:
             view.history.check_chain()
+            if not ledger.members():
+                raise LedgerError(
+                    f"expected members in the registry at {deployed.registry}, found none: wrong file?"
+                )
             yield view
         except LedgerUnreachableError as error:
             raise LedgerUnreachableError(
