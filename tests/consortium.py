@@ -20,13 +20,14 @@ import pytest
 from eth_account import Account
 
 from consilia.cli.demo.layout import MemberKeys, founders_of
-from consilia.crypto.keys import Identity, ScryptCost, save_account, save_identity
+from consilia.crypto.keys import Identity, ScryptCost, load_account, save_account, save_identity
 from consilia.errors import LedgerUnreachableError
 from consilia.federation.tensors import Float32Array, TensorFile, write_tensors
 from consilia.ledger.deployment import contract_address, deploy
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.local import LocalNode
 from consilia.ledger.outbox import Outbox
+from consilia.ledger.registry import Application, Kind
 from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.protocols.training import SkippedStudy
 from consilia.roles.hospital import Hospital
@@ -301,6 +302,43 @@ class Consortium:
     def server_said(self, step: str) -> list[dict[str, Any]]:
         """What the server reported under a name."""
         return self.steps["server"].named(step)
+
+    # What members decide
+
+    def change_recipient_key(self, index: int, recipient_key: bytes) -> None:
+        """A hospital asks for another key, and everybody agrees unseen."""
+        record = self.hospitals[index].ledger.member(self.addresses[index])
+        application = Application(
+            account=record.account,
+            recipient_key=recipient_key,
+            role=record.role,
+            certificate_digest=record.certificate_digest,
+            valid_from=record.valid_from,
+            valid_to=record.valid_to,
+            replaces=record.account,
+            proofs_digest=Digest.of(b""),
+        )
+        account = load_account(self.home / self.names[index] / "keys" / "account.json", PASSWORD)
+        signature = application.sign(account, self.deployment.chain_id, self.deployment.registry)
+        registry = self.hospitals[index].ledger.registry
+        registry.propose_application(f"propose/{len(registry.proposals())}", application, signature, b"")
+        self.agree()
+
+    def decide(self, kind: Kind, index: int) -> None:
+        """All other members suspend a hospital, or lift that."""
+        registry = self.server.ledger.registry
+        registry.propose(f"propose/{len(registry.proposals())}", kind, self.addresses[index])
+        self.agree()
+
+    def agree(self) -> None:
+        """Members vote for what was proposed last until it is decided."""
+        newest = self.hospitals[0].ledger.registry.proposals()[-1]
+        for party in (*self.hospitals, self.server):
+            registry = party.ledger.registry
+            if registry.proposal(newest.proposal_id).enacted:
+                return
+            if not registry.has_voted(newest.proposal_id, party.address):
+                registry.vote(f"vote/{newest.proposal_id}", newest.proposal_id)
 
     # Attacks and accidents
 

@@ -111,7 +111,7 @@ def account(number: int) -> LocalAccount:
 def founder(key: LocalAccount, role: int, registry: str, **changes: Any) -> tuple[Any, ...]:
     """A founder's record as the constructor takes it, signed, then changed."""
     record: dict[str, Any] = {
-        "recipient_key": b"\x05" * 32,
+        "recipient_key": Digest.of(key.address.encode()),
         "role": role,
         "certificate_digest": Digest.of(key.address.encode()),
         "valid_from": 0,

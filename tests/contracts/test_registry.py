@@ -38,7 +38,7 @@ def test_founders_are_listed_as_they_signed() -> None:
     assert type(admitted).__name__ == "MemberAdmitted"
     assert (admitted.account, admitted.role, admitted.recipient_key) == (ALICE.address, 1, record[1])
     assert (admitted.certificate_digest, admitted.valid_from, admitted.valid_to) == record[3:6]
-    assert tuple(registry.member(ALICE.address)) == (*record[:6], 1)
+    assert tuple(registry.member(ALICE.address)) == (*record[:6], 1, 0)
     assert registry.count() == 1
 
 
@@ -114,6 +114,12 @@ def test_nobody_is_listed_twice() -> None:
         deploy(founder(ALICE, Role.HOSPITAL, here()), founder(ALICE, Role.SERVER, here()))
 
 
+def test_no_two_members_have_one_recipient_key() -> None:
+    # envelopes name their recipients by key: the second could open what was sealed for the first
+    with boa.reverts("registry: recipient key already listed"):
+        deploy(*(founder(account(n), Role.HOSPITAL, here(), recipient_key=b"\x05" * 32) for n in (77, 78)))
+
+
 def test_a_consortium_needs_a_founder() -> None:
     with boa.reverts("registry: no founder"):
         deploy()
@@ -149,20 +155,3 @@ def test_members_come_in_pages(contracts: Contracts) -> None:
     assert [m.account for m in registry.members(4, 2**255)] == everybody[4:]
     assert registry.members(6, 64) == registry.members(0, 0) == []
     assert registry.count() == 6
-
-
-def test_a_member_changes_its_own_recipient_key(contracts: Contracts) -> None:
-    registry, hospital = contracts.registry, contracts.hospitals[0]
-    before = registry.member(contracts.hospitals[1])
-    registry.change_recipient_key(b"\x66" * 32, sender=hospital)
-    (changed,) = registry.get_logs()
-    assert (changed.account, changed.recipient_key) == (hospital, b"\x66" * 32)
-    assert registry.member(hospital).recipient_key == b"\x66" * 32
-    assert registry.member(contracts.hospitals[1]) == before
-
-
-def test_a_recipient_key_is_changed_by_members_only(contracts: Contracts) -> None:
-    with boa.reverts("registry: not an active member"):
-        contracts.registry.change_recipient_key(b"\x66" * 32, sender=contracts.stranger)
-    with boa.reverts("registry: empty recipient key"):
-        contracts.registry.change_recipient_key(b"\x00" * 32, sender=contracts.hospitals[0])

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from consilia.ledger import client, deployment, sender
 from consilia.ledger.client import Ledger, Receipt
+from consilia.ledger.registry import MAX_PROOFS_BYTES, Application, Kind
 from consilia.ledger.rpc import Rpc, quantity
+from consilia.values import Digest
 from tests.ledger.test_client_task import REWARD_WEI, await_death, close, digest, publish, register, start
 
 if TYPE_CHECKING:
@@ -56,10 +58,26 @@ def run_everything(consortium: Consortium) -> None:
     server.settle("settle/1", task_id, dict.fromkeys(addresses, REWARD_WEI // 3))
     for hospital in hospitals:
         hospital.claim("claim/1", task_id)
-        hospital.change_recipient_key("change_recipient_key/1", digest("key"))
     doomed = publish_large(server)
     await_death(server, doomed)
     server.refund("refund/1", doomed)
+    vote_on_members(consortium)
+
+
+def vote_on_members(consortium: Consortium) -> None:
+    """A change with as many proofs as there can be, a suspension that is decided, and a member that leaves."""
+    first, second, third = (ledger.registry for ledger in consortium.hospitals)
+    own, proofs = consortium.founders[1], bytes(MAX_PROOFS_BYTES)
+    record = (own.role, own.certificate_digest, 0, own.valid_to, own.account, Digest.of(proofs))
+    application = Application(own.account, digest("key"), *record)
+    place = (consortium.deployment.chain_id, consortium.deployment.registry)
+    signature = application.sign(consortium.hospital_accounts[0], *place)
+    first.propose_application("propose_application/1", application, signature, proofs)
+    second.propose("propose/1", Kind.REMOVAL, own.account)
+    second.propose_quorum("propose_quorum/1", 60, 25)
+    for registry in (third, consortium.server.registry):
+        registry.vote("vote/1", 2)
+    third.leave("leave/1")
 
 
 def publish_large(server: Ledger) -> int:
@@ -74,7 +92,8 @@ def test_each_call_leaves_room_below_its_limit(
     run_everything(on_embedded)
     meter.print_table()
     expected = {"publish, small spec", "publish, 8 KiB spec", "enrol", "keys", "start", "update", "close"}
-    expected |= {"settle", "claim", "change_recipient_key", "abort", "refund"}
+    expected |= {"settle", "claim", "abort", "refund"}
+    expected |= {"propose_application", "propose", "propose_quorum", "vote", "leave"}
     assert set(meter.rows) == expected
     tight = {name: rows for name, rows in meter.rows.items() for gas, limit in rows if gas * 1.5 > limit}
     assert not tight

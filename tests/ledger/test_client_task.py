@@ -30,6 +30,7 @@ from consilia.ledger.events import (
     TaskStarted,
     UpdateRegistered,
 )
+from consilia.ledger.registry import Application, Kind
 from consilia.ledger.views import Phase
 from consilia.values import Digest, Role
 
@@ -143,10 +144,45 @@ def test_members_are_those_who_signed(consortium: Consortium) -> None:
         consortium.ledger().member(consortium.deployment.escrow)
 
 
-def test_a_member_changes_its_own_key(consortium: Consortium) -> None:
-    hospital, account = consortium.hospitals[0], consortium.hospital_accounts[0]
-    hospital.change_recipient_key("key/1", b"\x77" * 32)
-    assert hospital.member(account.address).recipient_key == b"\x77" * 32
+def test_the_members_decide_through_the_client(consortium: Consortium) -> None:
+    (first, second, third), server = consortium.hospitals, consortium.server
+    own = consortium.founders[1]
+    application = Application(
+        own.account,
+        b"\x77" * 32,
+        own.role,
+        own.certificate_digest,
+        0,
+        own.valid_to,
+        own.account,
+        Digest.of(b""),
+    )
+    deployment = consortium.deployment
+    signature = application.sign(consortium.hospital_accounts[0], deployment.chain_id, deployment.registry)
+    first.registry.propose_application("propose/1", application, signature, b"")
+    (proposal,) = first.registry.proposals()
+    assert (proposal.kind, proposal.subject) == (Kind.CHANGE, own.account)
+    assert (proposal.approvals, proposal.needed, proposal.enacted) == (1, 3, False)
+    assert first.registry.application(1) == application
+    for ledger in (second, server):
+        ledger.registry.vote("vote/1", 1)
+    assert first.member(own.account).recipient_key == b"\x77" * 32
+    third.registry.propose("propose/2", Kind.SUSPENSION, own.account)
+    third.registry.propose_quorum("propose/3", 60, 25)
+    for ledger in (second, server):
+        ledger.registry.vote("vote/2", 2)
+    assert not first.registry.is_active(own.account, Role.HOSPITAL)
+    with pytest.raises(TransactionRevertedError, match="registry: not a voting member"):
+        first.registry.vote("vote/3", 3)
+    third.registry.leave("leave")
+    told = [type(event).__name__ for event in server.events() if event.block_number > deployment.block + 2]
+    assert told == [
+        *("Proposed", "ApplicationFiled", "Voted", "Voted", "Voted", "Enacted"),
+        *("RecipientKeyChanged", "ValidityChanged", "Proposed", "Voted", "Proposed", "Voted"),
+        *("Voted", "Voted", "Enacted", "MemberSuspended", "MemberRemoved"),
+    ]
+    with pytest.raises(LedgerError, match="expected a proposal with id 4"):
+        first.registry.proposal(4)
 
 
 def test_a_refused_call_says_why_and_may_be_tried_again(consortium: Consortium) -> None:

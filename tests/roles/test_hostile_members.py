@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from consilia.errors import DatasetError, SpecError
+from consilia.errors import DatasetError, SpecError, TransactionRevertedError
+from consilia.ledger.registry import Kind
 from consilia.protocols.task_spec import parse_toml
+from consilia.values import Digest
 from tests.consortium import REWARD_WEI, Consortium, spec_toml
+
+DIGEST = Digest.of(b"")
 
 
 def publish_raw(town: Consortium, spec: bytes, **terms: int) -> int:
@@ -71,26 +75,58 @@ def test_a_spec_that_promises_more_than_the_contract_is_refused(
 def test_a_change_of_key_in_the_middle_locks_nobody_out(three: Consortium) -> None:
     three.start_server(rounds=2)
     three.enrol()
-    three.hospitals[2].ledger.change_recipient_key("rotate", b"\x07" + bytes(31))
+    three.change_recipient_key(2, b"\x07" + bytes(31))
     three.step(0)
     three.restart_hospital(1)  # it must open the key string once more
     task = three.finish()
     assert [len(current.updates) for current in task.rounds] == [3, 3]
 
 
-@pytest.mark.parametrize("key", ["a copy of another's", "the server's", "of low order", "not canonical"])
-def test_a_useless_key_costs_its_owner_alone(three: Consortium, key: str) -> None:
-    keys = {
-        "a copy of another's": three.hospitals[0].identity.recipient,
-        "the server's": three.server.identity.recipient,
-        "of low order": b"\x01" + bytes(31),
-        "not canonical": b"\xff" * 32,
-    }
-    three.hospitals[2].ledger.change_recipient_key("useless", keys[key])
+@pytest.mark.parametrize("key", [b"\x01" + bytes(31), b"\xff" * 32], ids=["of low order", "not canonical"])
+def test_a_useless_key_costs_its_owner_alone(three: Consortium, key: bytes) -> None:
+    three.change_recipient_key(2, key)  # members who vote without looking
     three.start_server(grace_seconds=0.2)
     task = three.finish()
     assert {update.hospital for update in task.rounds[0].updates} == set(three.addresses[:2])
     assert three.steps["hospital-3"].named("round failed")
+
+
+def test_another_members_key_is_listed_by_nobody(three: Consortium) -> None:
+    for other in (three.hospitals[0].identity.recipient, three.server.identity.recipient):
+        with pytest.raises(TransactionRevertedError, match="recipient key already listed"):
+            three.change_recipient_key(2, other)
+
+
+def test_a_suspended_hospital_is_refused_from_the_next_block_on(three: Consortium) -> None:
+    three.start_server(grace_seconds=0.2)
+    three.enrol()
+    three.decide(Kind.SUSPENSION, 2)
+    with pytest.raises(TransactionRevertedError, match="training: not an active hospital"):
+        three.hospitals[2].ledger.register_update(
+            "late", 1, 0, root=DIGEST, key_hash=DIGEST, size=1, num_examples=1, metrics_digest=DIGEST
+        )
+    assert not three.trainers[2].weights
+    three.step(2)  # nor does it train in vain
+    assert three.steps["hospital-3"].named("not in good standing") and not three.trainers[2].weights
+    task = three.finish(0, 1)
+    assert [update.hospital for update in task.rounds[0].updates] == three.addresses[:2]
+
+
+def test_the_money_of_a_suspended_hospital_waits(three: Consortium) -> None:
+    thread = three.start_server()
+    three.enrol()
+    three.step()
+    task = three.until(lambda tasks: tasks[max(tasks)].shares_wei)
+    thread.result()
+    three.decide(Kind.SUSPENSION, 2)
+    hospital = three.hospitals[2]
+    with pytest.raises(TransactionRevertedError, match="escrow: not an active member"):
+        hospital.ledger.claim("stolen", task.task_id)
+    three.step(2)
+    assert three.addresses[2] not in three.tasks()[1].claimed and not three.steps["hospital-3"].named("done")
+    three.decide(Kind.LIFTING, 2)
+    three.step(2)
+    assert three.addresses[2] in three.tasks()[1].claimed
 
 
 def test_a_task_for_other_data_is_refused_and_ends_nobody(three: Consortium) -> None:

@@ -76,6 +76,17 @@ def test_a_replaced_identity_in_a_file_goes_on_in_the_task_and_into_the_next(tow
     rotates_in_the_middle(town, 0)
 
 
+def rotate(town: Consortium, home: Path, settings: HospitalSettings) -> bytes:
+    """Propose a new identity, let the others agree, adopt it."""
+    proposal, recipient = rotate_identity(home, settings.keys, settings.ledger)
+    assert proposal is not None and (proposal.approvals, proposal.enacted) == (1, False)
+    again, same = rotate_identity(home, settings.keys, settings.ledger)
+    assert again is not None and (again.proposal_id, same) == (proposal.proposal_id, recipient)
+    town.agree()
+    assert rotate_identity(home, settings.keys, settings.ledger) == (None, recipient)
+    return recipient
+
+
 def rotates_in_the_middle(town: Consortium, index: int) -> None:
     town.start_server(rounds=2)
     town.enrol(0, 1, 2)
@@ -83,7 +94,7 @@ def rotates_in_the_middle(town: Consortium, index: int) -> None:
     old = town.hospitals[index].identity.recipient
     home = town.home / town.names[index]
     settings = load(HospitalSettings, home)
-    _, recipient = rotate_identity(home, settings.keys, settings.ledger)
+    recipient = rotate(town, home, settings)
     hospital = town.restart_hospital(index)
     assert hospital.identity.recipients == (recipient, old)
     assert hospital.ledger.member(hospital.address).recipient_key == recipient
@@ -106,7 +117,7 @@ def test_a_server_that_replaces_its_identity_still_opens_the_running_tasks_updat
     keys = settings.keys.model_copy(
         update={name: home / "keys" / getattr(settings.keys, name).name for name in ("account", "identity")}
     )
-    rotate_identity(home, keys, settings.ledger)
+    rotate(town, home, settings.model_copy(update={"keys": keys}))
     town.server = town.new_server()
     town.start_server(rounds=2)
     task = town.finish()
@@ -125,5 +136,5 @@ def test_a_rotation_that_the_ledger_never_heard_of_changes_no_key(town: Consorti
         rotate_identity(home, settings.keys, nowhere)
     waiting = town.restart_hospital(0).identity.recipients
     assert waiting[0] == old and len(waiting) == 2
-    _, recipient = rotate_identity(home, settings.keys, settings.ledger)
+    recipient = rotate(town, home, settings)
     assert recipient == waiting[1], "the key that was made is taken, not a third one"

@@ -113,7 +113,7 @@ def restore(
 
 @app.command()
 def rotate(home: Path = _HOME, output: Format = _FORMAT) -> None:
-    """Make a new identity, register it with the account, keep the old one. Restart the party afterwards."""
+    """Make a new identity and propose it to the members; once they agreed, run it again, and restart the party."""
     from consilia.roles.keys import rotate_identity
 
     settings = _settings(home)
@@ -122,12 +122,17 @@ def rotate(home: Path = _HOME, output: Format = _FORMAT) -> None:
             "ledger: expected a section with url and deployment; a new identity is registered there"
         )
     say = _say(settings, output)
-    receipt, recipient = rotate_identity(home, settings.keys, settings.ledger)
+    proposal, recipient = rotate_identity(home, settings.keys, settings.ledger)
+    if proposal is None:
+        say("identity rotated", recipient=recipient.hex(), next="restart, then back up")
+        return
     say(
-        "identity rotated",
+        "waiting for votes",
+        proposal=proposal.proposal_id,
         recipient=recipient.hex(),
-        block=receipt.block_number,
-        next="restart, then back up",
+        approvals=proposal.approvals,
+        needed=proposal.needed,
+        next="the other members vote, then rotate again",
     )
 
 

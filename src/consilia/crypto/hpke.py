@@ -1,8 +1,9 @@
-"""HPKE base mode (RFC 9180) with X25519 and an ephemeral key derived from a seed, so that it can be rebuilt.
+"""HPKE (RFC 9180) with X25519 and an ephemeral key derived from a seed, so that it can be rebuilt.
 
 Libraries draw the ephemeral key themselves. An envelope's stanza must come out the same for everyone who
 knows the envelope's secret; and the recipient's key may be in a token that gives out nothing but shared secrets. So
-both directions are written here, from the library's primitives, and tested against its own.
+both directions are written here, from the library's primitives, and tested against its own. The library has no auth
+mode, in which the sender shows that it holds a secret key: that is here, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from consilia.errors import EnvelopeError
 
 _FIELD_PRIME = 2**255 - 19
 _KEM_SUITE = b"KEM" + (0x0020).to_bytes(2, "big")
-_BASE_MODE = b"\x00"
+_BASE_MODE, _AUTH_MODE = b"\x00", b"\x02"
 _TAG_BYTES = 16
 _SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
@@ -138,12 +139,12 @@ def shared_secret(recipient: bytes, ephemeral: X25519PrivateKey) -> bytes:
     return _extract_and_expand(exchanged, ephemeral.public_key().public_bytes_raw(), recipient)
 
 
-def key_schedule(shared: bytes, info: bytes, aead: Aead) -> tuple[bytes, bytes]:
-    """Key and nonce of the first message in base mode (RFC 9180 section 5.1)."""
+def key_schedule(shared: bytes, info: bytes, aead: Aead, mode: bytes = _BASE_MODE) -> tuple[bytes, bytes]:
+    """Key and nonce of the first message (RFC 9180 section 5.1)."""
     suite = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in (0x0020, 0x0001, aead.number))
     context = b"".join(
         (
-            _BASE_MODE,
+            mode,
             _labeled_extract(suite, b"", b"psk_id_hash", b""),
             _labeled_extract(suite, b"", b"info_hash", info),
         )
@@ -153,9 +154,85 @@ def key_schedule(shared: bytes, info: bytes, aead: Aead) -> tuple[bytes, bytes]:
     return key, _labeled_expand(suite, secret, b"base_nonce", context, 12)
 
 
-def _extract_and_expand(exchanged: bytes, enc: bytes, recipient: bytes) -> bytes:
+def seal_authenticated(
+    recipient: bytes,
+    plaintext: bytes,
+    info: bytes,
+    opener: Opener,
+    sender: bytes,
+    seed: bytes,
+    *,
+    aad: bytes = b"",
+    aead: Aead = AES_256_GCM,
+) -> bytes:
+    """Seal one message in auth mode (RFC 9180 section 5.1.3): who opens it knows that `sender`'s secret was at hand.
+
+    Args:
+        recipient: the X25519 public key, 32 bytes.
+        sender: which of the opener's keys it comes from, 32 bytes.
+        seed: at least 32 bytes, secret and never used for another message.
+        aead: AES-128 only to check the published vectors.
+
+    Returns:
+        `enc` (32 bytes), ciphertext and tag.
+
+    Raises:
+        EnvelopeError: the public key is malformed or of low order.
+    """
+    check_recipients([recipient])
+    ephemeral = derive_key_pair(seed)
+    enc = ephemeral.public_key().public_bytes_raw()
+    try:
+        exchanged = ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))
+    except ValueError as error:
+        raise _low_order(recipient) from error
+    shared = _extract_and_expand(exchanged + opener.exchange(sender, recipient), enc, recipient + sender)
+    key, nonce = key_schedule(shared, info, aead, _AUTH_MODE)
+    return enc + AESGCM(key).encrypt(nonce, plaintext, aad)
+
+
+def open_authenticated(
+    ciphertext: bytes,
+    opener: Opener,
+    recipient: bytes,
+    info: bytes,
+    sender: bytes,
+    *,
+    aad: bytes = b"",
+    aead: Aead = AES_256_GCM,
+) -> bytes:
+    """Open a message of `seal_authenticated`.
+
+    Args:
+        recipient: which of the opener's keys it is sealed to.
+        sender: the public key whose secret half the sender must have held, 32 bytes.
+
+    Raises:
+        EnvelopeError: damaged, for another key, with another `info`, or by another sender.
+    """
+    check_recipients([sender])
+    enc, body = ciphertext[:32], ciphertext[32:]
+    if len(body) < _TAG_BYTES:
+        raise EnvelopeError(
+            f"a sealed message has {32 + _TAG_BYTES} bytes or more, this has {len(ciphertext)}"
+        )
+    exchanged = [opener.exchange(recipient, public) for public in (enc, sender)]
+    if not all(map(any, exchanged)):  # RFC 9180 section 7.1.4; not every token checks it itself
+        raise EnvelopeError("an authenticated message does not open: it came with a key of low order")
+    shared = _extract_and_expand(b"".join(exchanged), enc, recipient + sender)
+    key, nonce = key_schedule(shared, info, aead, _AUTH_MODE)
+    try:
+        return AESGCM(key).decrypt(nonce, body, aad)
+    except InvalidTag as error:
+        raise EnvelopeError(
+            "an authenticated message does not open: damaged, for another recipient, or not by this sender"
+        ) from error
+
+
+def _extract_and_expand(exchanged: bytes, enc: bytes, public_keys: bytes) -> bytes:
+    """ExtractAndExpand of DHKEM (RFC 9180 section 4.1); in auth mode the sender's key follows the recipient's."""
     prk = _labeled_extract(_KEM_SUITE, b"", b"eae_prk", exchanged)
-    return _labeled_expand(_KEM_SUITE, prk, b"shared_secret", enc + recipient, 32)
+    return _labeled_expand(_KEM_SUITE, prk, b"shared_secret", enc + public_keys, 32)
 
 
 def _labeled_extract(suite: bytes, salt: bytes, label: bytes, ikm: bytes) -> bytes:

@@ -13,6 +13,7 @@ from consilia.ledger.contracts import Deployment, contract_abi
 from consilia.ledger.deployment import Founder, contract_address, deploy, sign_founder
 from consilia.ledger.events import Event, TaskPublished, decode_event
 from consilia.ledger.outbox import Outbox
+from consilia.ledger.registry import Registry
 from consilia.ledger.rpc import Provider, Rpc, data_bytes, quantity
 from consilia.ledger.sender import Call, Included, Receipt, Sender
 from consilia.ledger.views import Enrolment, Member, Pool, TaskState
@@ -47,6 +48,7 @@ CLOSE_GAS = 400_000
 ABORT_GAS = 400_000
 SETTLE_GAS, SHARE_GAS = 300_000, 120_000
 PAY_GAS = 250_000
+TRANSFER_GAS = 21_000  # no more: the receiver is an account, not a contract
 
 
 class Ledger:
@@ -76,6 +78,11 @@ class Ledger:
             self._sender = Sender(
                 self._chain, deployment.chain_id, account, outbox, inclusion_timeout_seconds
             )
+
+    @property
+    def registry(self) -> Registry:
+        """The members and their votes."""
+        return Registry(self._read, self._write)
 
     @property
     def chain_id(self) -> int:
@@ -198,9 +205,9 @@ class Ledger:
         gas = SETTLE_GAS + SHARE_GAS
         return self._write(key, "training", "settle_by_updates", (task_id, hospital), gas).receipt
 
-    def change_recipient_key(self, key: str, recipient_key: bytes) -> Receipt:
-        """Replace one's own long-term encryption key (32 bytes, X25519)."""
-        return self._write(key, "registry", "change_recipient_key", (recipient_key,), ENROL_GAS).receipt
+    def pay(self, key: str, account: Address, amount_wei: int) -> Receipt:
+        """Send money of one's own to another account, such as a newcomer that has none for its first gas."""
+        return self._send(key, Call(account, b"", TRANSFER_GAS, amount_wei)).receipt
 
     # Reads
 
@@ -268,10 +275,7 @@ class Ledger:
 
     def members(self) -> list[Member]:
         """All members in the order of their admission."""
-        members: list[Member] = []
-        while page := self._read("registry", "members", len(members), MAX_BATCH):
-            members += [Member.of(record) for record in page]
-        return members
+        return self.registry.members()
 
     def pool(self, task_id: int) -> Pool:
         """Where the wei of a task are."""
@@ -308,11 +312,14 @@ class Ledger:
         gas: int,
         value_wei: int = 0,
     ) -> Included:
+        data = contract_abi(contract).call(function, *arguments)
+        return self._send(key, Call(self._address(contract), data, gas, value_wei))
+
+    def _send(self, key: str, call: Call) -> Included:
         if self._sender is None:
             raise LedgerError(f"{key}: this ledger only reads; give it an account and an outbox to write")
         self._check_chain_id()
-        data = contract_abi(contract).call(function, *arguments)
-        return self._sender.send(key, Call(self._address(contract), data, gas, value_wei))
+        return self._sender.send(key, call)
 
     def _check_chain_id(self) -> None:
         # once: a signature for another chain is useless here, and might be good there

@@ -23,7 +23,7 @@ from consilia.values import Address, Digest, Role
 if TYPE_CHECKING:
     from eth_account.messages import SignableMessage
 
-REGISTRY_GAS, FOUNDER_GAS = 1_500_000, 300_000
+REGISTRY_GAS, FOUNDER_GAS = 6_000_000, 350_000
 """The registry's code, and what each founder adds: 7 words, a place in the list, an event, a signature."""
 ESCROW_GAS, TRAINING_GAS = 2_000_000, 4_500_000
 

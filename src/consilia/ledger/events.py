@@ -48,6 +48,93 @@ class RecipientKeyChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidityChanged(Event):
+    """A member's certificate, or the time for which it is valid, changed."""
+
+    account: Address
+    certificate_digest: Digest
+    valid_from: int
+    valid_to: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountChanged(Event):
+    """A member has another account from now on; `MemberAdmitted` of the successor follows."""
+
+    account: Address
+    successor: Address
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberSuspended(Event):
+    """A member may not act until a Unix time, or until that is lifted."""
+
+    account: Address
+    until: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspensionLifted(Event):
+    """A suspended member may act again."""
+
+    account: Address
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberRemoved(Event):
+    """A member is none any more, by vote or by its own wish."""
+
+    account: Address
+    by_itself: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuorumChanged(Event):
+    """Decisions need more than these parts of the members from now on."""
+
+    percent: int
+    emergency_percent: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplicationFiled(Event):
+    """The signed application of a proposal, and the proofs that its recipient key is the applicant's."""
+
+    proposal_id: int
+    applicant: Address
+    signature: bytes
+    proofs: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposed(Event):
+    """A member proposes; `kind` is a `registry.Kind`."""
+
+    proposal_id: int
+    proposer: Address
+    subject: Address
+    kind: int
+    percent: int
+    emergency_percent: int
+    expires_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voted(Event):
+    """A member approves a proposal."""
+
+    proposal_id: int
+    member: Address
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enacted(Event):
+    """A proposal had enough votes and was carried out."""
+
+    proposal_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskPublished(Event):
     """Step 0: a task is offered; `spec` is canonical JSON, `enrol_deadline` in Unix seconds."""
 
@@ -211,6 +298,16 @@ class UnclaimedWithdrawn(Event):
 EVENT_TYPES: Final[dict[tuple[str, str], type[Event]]] = {
     ("registry", "MemberAdmitted"): MemberAdmitted,
     ("registry", "RecipientKeyChanged"): RecipientKeyChanged,
+    ("registry", "ValidityChanged"): ValidityChanged,
+    ("registry", "AccountChanged"): AccountChanged,
+    ("registry", "MemberSuspended"): MemberSuspended,
+    ("registry", "SuspensionLifted"): SuspensionLifted,
+    ("registry", "MemberRemoved"): MemberRemoved,
+    ("registry", "QuorumChanged"): QuorumChanged,
+    ("registry", "ApplicationFiled"): ApplicationFiled,
+    ("registry", "Proposed"): Proposed,
+    ("registry", "Voted"): Voted,
+    ("registry", "Enacted"): Enacted,
     ("training", "TaskPublished"): TaskPublished,
     ("training", "Enrolled"): Enrolled,
     ("training", "TaskKeyIssued"): TaskKeyIssued,

@@ -8,6 +8,8 @@ from typing import Any
 
 from consilia.values import Address, Digest, Role
 
+FOR_GOOD = 2**256 - 1
+
 
 class Phase(IntEnum):
     """Where a task stands; the numbers are those of contracts/training.vy."""
@@ -29,6 +31,8 @@ class Member:
     valid_from: int
     valid_to: int
     is_listed: bool
+    suspended_until: int
+    """Unix seconds; 0 never was, FOR_GOOD until it is lifted."""
 
     def in_good_standing(self, at_seconds: int) -> bool:
         """Whether the registry lets it act at a Unix time; the contract's `in_good_standing` says the same."""
@@ -36,7 +40,17 @@ class Member:
 
     def is_trusted(self, at_seconds: int) -> bool:
         """Whether it belongs to the consortium and is not suspended, be its validity what it may."""
-        return self.is_listed
+        return self.is_listed and self.suspended_until <= at_seconds
+
+    def standing(self, at_seconds: int) -> str:
+        """How it stands at a Unix time, in a word for people."""
+        if not self.is_listed:
+            return "gone"
+        if self.suspended_until > at_seconds:
+            return "suspended"
+        if at_seconds < self.valid_from:
+            return "not yet valid"
+        return "active" if at_seconds < self.valid_to else "lapsed"
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Member:
@@ -49,6 +63,7 @@ class Member:
             record["valid_from"],
             record["valid_to"],
             record["status"] == 1,
+            record["suspended_until"],
         )
 
 

@@ -71,14 +71,15 @@ def audit(home: Path, report: Report) -> AuditResult:
     result.shares = sum(check_shares(task, events, block_seconds, report) for task in result.tasks.values())
     report("shares computed again", shares=result.shares)
     store = open_store(network.store)
-    keys = ExaminerKeys(_server_identity(network), network.server / "models")
     with tempfile.TemporaryDirectory(prefix="consilia-audit-") as work:
         for task in result.tasks.values():
             result.objects += check_objects(store, task, report)
         report("store checked", objects=result.objects)
-        for task in result.tasks.values():
-            examined = Examiner(keys, deployment, task, store, Path(work)).run(report)
-            result.reports |= {(task.task_id, index): opened for index, opened in examined.items()}
+        if network.server is not None:
+            keys = ExaminerKeys(_server_identity(network.server), network.server / "models")
+            for task in result.tasks.values():
+                examined = Examiner(keys, deployment, task, store, Path(work)).run(report)
+                result.reports |= {(task.task_id, index): opened for index, opened in examined.items()}
     result.models_rederived = len(result.reports)
     result.seconds = time.monotonic() - began
     return result
@@ -283,5 +284,5 @@ class Examiner:
         return [*self._task.task_keys.values(), self._server_key]
 
 
-def _server_identity(network: Network) -> Opener:
-    return open_identities(load_settings(ServerSettings, network.server).keys)
+def _server_identity(server: Path) -> Opener:
+    return open_identities(load_settings(ServerSettings, server).keys)

@@ -26,7 +26,7 @@ from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
 from consilia.roles.task_log import RoundLog, TaskLog
 from consilia.settings import HospitalSettings
-from consilia.values import Digest
+from consilia.values import Digest, Role
 
 
 class LocalTrainer(Protocol):
@@ -69,6 +69,7 @@ class Hospital(Party):
         self._trainers: dict[int, LocalTrainer] = {}
         self._task_keys: dict[int, Identity] = {}
         self._over: set[int] = set()
+        self._standing = True
 
     def run(self) -> None:
         """Follow the ledger and do what each task asks of this hospital, for ever."""
@@ -94,6 +95,8 @@ class Hospital(Party):
     def _consider(self, task: TaskLog) -> None:
         if task.started or task.died or time.time() >= task.published.enrol_deadline:
             return
+        if not self._in_good_standing():
+            return  # a newcomer waits for the vote on it, and a suspended one for its end
         try:
             spec = task.spec
             admit(spec, self.settings.policy)
@@ -133,7 +136,7 @@ class Hospital(Party):
     def _attempt(self, task: TaskLog, current: RoundLog) -> None:
         """One round; whatever goes wrong costs this hospital only this round's update."""
         index = current.opened.round_index
-        if time.time() >= current.opened.deadline:
+        if time.time() >= current.opened.deadline or not self._in_good_standing():
             return
         try:
             self._take_part(task, current)
@@ -237,6 +240,8 @@ class Hospital(Party):
         if share_wei is None and not task.settled:
             self._settle_alone(task)
             return
+        if share_wei and self.address not in task.claimed and not self._in_good_standing():
+            return  # the money waits
         try:
             if share_wei and self.address not in task.claimed:
                 self.ledger.claim(f"claim/{task.task_id}", task.task_id)
@@ -256,6 +261,14 @@ class Hospital(Party):
             self.ledger.settle_by_updates(f"settle/{task.task_id}", task.task_id, self.address)
         except TransactionRevertedError as error:
             self.report("settlement refused", task_id=task.task_id, reason=error.reason)
+
+    def _in_good_standing(self) -> bool:
+        """Whether the registry lets this hospital act; asked before it works for what would be refused."""
+        standing = self.ledger.registry.is_active(self.address, Role.HOSPITAL)
+        if standing != self._standing:
+            self._standing = standing
+            self.report("in good standing" if standing else "not in good standing")
+        return standing
 
     def _trainer(self, task: TaskLog, spec: TaskSpec) -> LocalTrainer:
         if task.task_id not in self._trainers:

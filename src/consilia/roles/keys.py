@@ -22,9 +22,11 @@ from consilia.crypto.password_box import ScryptCost
 from consilia.crypto.private_files import make_private_directory, sync_directory
 from consilia.crypto.token import Token, TokenIdentity, TokenSigner, adopt_next, prepare_next
 from consilia.errors import KeyFileError
-from consilia.ledger.client import Ledger, Receipt
+from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.outbox import Outbox
+from consilia.ledger.registry import Proposal
+from consilia.roles.membership import propose_recipient
 from consilia.settings import KeysSection, LedgerSection
 from consilia.values import Address
 
@@ -180,13 +182,14 @@ def rotation(keys: KeysSection) -> Rotation:
     return FileRotation(keys.identity, keys.password())
 
 
-def rotate_identity(home: Path, keys: KeysSection, place: LedgerSection) -> tuple[Receipt, bytes]:
-    """Replace the recipient key: make the new one, register it with the account, keep the old one for opening.
+def rotate_identity(home: Path, keys: KeysSection, place: LedgerSection) -> tuple[Proposal | None, bytes]:
+    """Replace the recipient key: make the new one and propose it to the members; once they agreed, adopt it.
 
-    Called again after a crash it goes on with the key that was made, and with the transaction that was signed.
+    Called again, after a crash or to see how the vote stands, it goes on with the key that was made. A stolen account
+    alone cannot change where envelopes are sealed to: the others decide.
 
     Returns:
-        The receipt, and the new public key.
+        The proposal while it is open, or None once the new key is registered and adopted; the new public key.
 
     Raises:
         LedgerError: the ledger does not answer, or the registry refuses; the old identity stays the current one.
@@ -201,9 +204,12 @@ def rotate_identity(home: Path, keys: KeysSection, place: LedgerSection) -> tupl
         outbox=Outbox(home / "outbox.sqlite"),
         confirmations=place.confirmations,
     )
-    receipt = ledger.change_recipient_key(f"rotate/{recipient.hex()}", recipient)
+    if ledger.member(signer.address).recipient_key != recipient:
+        proposal = propose_recipient(ledger, recipient, signer, open_identities(keys))
+        if not proposal.enacted:
+            return proposal, recipient
     replacement.adopt()
-    return receipt, recipient
+    return None, recipient
 
 
 class TokenRotation:

@@ -154,7 +154,7 @@ def names_of(home: Path) -> dict[Address, str]:
     """The members' names by their accounts: in a consortium's home those of their folders."""
     network = Network.load(home)
     names: dict[Address, str] = {}
-    for party in (*network.hospitals, network.server):
+    for party in (*network.hospitals, *filter(None, [network.server])):
         with suppress(
             KeyFileError, SettingsError
         ):  # a name is a convenience: a home that is closed to us has none
@@ -177,7 +177,7 @@ def _consortium(home: Path) -> _Place:
     network = Network.load(home)
     files = {hospital.name: hospital / CHAIN_FILE for hospital in network.hospitals}
     there = {name: file for name, file in files.items() if file.exists()}
-    url = None if there else load(ServerSettings, network.server).ledger.url
+    url = None if there or network.server is None else load(ServerSettings, network.server).ledger.url
     return _Place(network.deployment, names_of(home), there, network.genesis, url)
 
 

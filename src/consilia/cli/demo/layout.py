@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from eth_account import Account
-
-from consilia.crypto.custody import Opener, Signer
-from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
 from consilia.ledger.deployment import Founder, contract_address, sign_founder
 from consilia.ledger.embedded.genesis import Genesis
+from consilia.roles.home import MemberKeys, free_ports, make_member
 from consilia.settings import SETTINGS_FILE, Network, StoreSection
 from consilia.values import Address, Digest, Role
 
@@ -24,14 +19,7 @@ MEMBER_BALANCE_WEI = 1_000 * 10**18
 MEMBERSHIP_SECONDS = 365 * 86_400
 SERVER = "server"
 
-
-@dataclass(frozen=True)
-class MemberKeys:
-    """A member's two key pairs while its home is being made."""
-
-    name: str
-    account: Signer
-    identity: Opener
+__all__ = ["MemberKeys", "free_ports"]
 
 
 @dataclass(frozen=True)
@@ -45,32 +33,7 @@ class HospitalData:
 def make_members(home: Path, names: Sequence[str]) -> list[MemberKeys]:
     """Give every member its keys, each in its own home; those that are there already stay."""
     with ThreadPoolExecutor(2) as threads:  # scrypt is slow on purpose, and lets other threads run meanwhile
-        return list(threads.map(lambda name: _member(home / name, name), names))
-
-
-def _member(home: Path, name: str) -> MemberKeys:
-    keys = home / "keys"
-    keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-    password_file, account_file, identity_file = (
-        keys / "password",
-        keys / "account.json",
-        keys / "identity.key",
-    )
-    if not password_file.exists():
-        password_file.touch(mode=0o600)
-        password_file.write_text(secrets.token_urlsafe(24) + "\n")
-    password = password_file.read_text().strip()
-    if account_file.exists():
-        account = load_account(account_file, password)
-    else:
-        account = Account.create()
-        save_account(account_file, account, password)
-    if identity_file.exists():
-        identity = load_identity(identity_file, password)
-    else:
-        identity = Identity.generate()
-        save_identity(identity_file, identity, password)
-    return MemberKeys(name, account, identity)
+        return list(threads.map(lambda name: make_member(home / name, name), names))
 
 
 def founders_of(members: Sequence[MemberKeys], now: int) -> list[Founder]:
@@ -120,15 +83,6 @@ def write_genesis(path: Path, members: Sequence[MemberKeys], now: int) -> Genesi
             balances_wei=balances,
         ).save(path)
     return Genesis.load(path)
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 def write_hospital(home: Path, number: int, ports: Sequence[int], data: HospitalData) -> None:

@@ -1,0 +1,390 @@
+"""`consilia network`: found a consortium, invite, join, vote, leave, and see who belongs to it."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from consilia.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from consilia.ledger.views import Member
+    from consilia.roles.founding import Plan
+    from consilia.roles.voter import Outcome, Voter
+    from consilia.settings import StoreSection
+
+app = typer.Typer(help="Found a consortium, join one, and decide who belongs to it.", no_args_is_help=True)
+
+HOME = typer.Option(..., help="The member's own home.")
+FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
+GIFT_WEI = 10**18
+"""What a newcomer to an embedded chain gets for its first gas: a thousand tasks' worth of play money."""
+
+
+class EngineName(StrEnum):
+    """Which ledger a new consortium stands on."""
+
+    EMBEDDED = "embedded"
+    RPC = "rpc"
+
+
+@app.callback()
+def _group() -> None:
+    """Found a consortium, join one, and decide who belongs to it."""
+
+
+@app.command()
+def create(
+    home: Path = HOME,
+    name: str = typer.Option("", help="The founder's name; default: the name of its home."),
+    role: str = typer.Option("hospital", help="The founder's own role: hospital, server or auditor."),
+    engine: EngineName = typer.Option(EngineName.EMBEDDED, help="embedded, or rpc for any EVM network."),
+    url: str = typer.Option("", help="With --engine rpc: the network's JSON-RPC address."),
+    store: Path = typer.Option(
+        ...,
+        help="The folder of sealed artifacts that all members reach, or a TOML file with a section store.",
+    ),
+    data: Path | None = typer.Option(None, help="A hospital's images."),
+    certificate: Path | None = typer.Option(None, exists=True, help="The founder's legal certificate."),
+    days: int = typer.Option(365, min=1, help="How long its record is valid."),
+    port: int = typer.Option(0, min=0, max=65535, help="Its node's port; 0 takes a free one."),
+    founder: list[Path] = typer.Option([], help="Another founder's join-request.json; may be repeated."),
+    prepare: bool = typer.Option(
+        False, help="Only write founding-invite.json, with which the other founders sign first."
+    ),
+    output: Format = FORMAT,
+) -> None:
+    """Found a consortium: genesis, founders, contracts. Run again after an interruption, it goes on."""
+    from consilia.roles import founding
+    from consilia.roles.home import free_ports, make_member
+    from consilia.roles.membership import JoinRequest, new_record
+    from consilia.values import Role
+
+    home, say = home.resolve(), Output("network", output)
+    _check_founder_options(role, engine, url, data)
+    home.mkdir(parents=True, exist_ok=True)
+    keys = make_member(home, name or home.name)
+    plan = founding.settle_plan(home, keys, engine.value, url, _store(store), port or free_ports(1)[0])
+    invite = founding.founding_invite(plan, keys)
+    if prepare:
+        invite.save(home / "founding-invite.json")
+        say("founding prepared", invite="founding-invite.json", fingerprint=invite.fingerprint)
+        return
+    _write_founder_settings(home, keys.name, role, data, plan)
+    content = certificate.read_bytes() if certificate else b""
+    record = founding.own_founder_record(new_record(keys, Role[role.upper()], content, days), plan)
+    requests = [founding.founder_request(keys, record, invite), *(JoinRequest.load(path) for path in founder)]
+    founders = [founding.checked_founder(request, plan, keys) for request in requests]
+    say("founders checked", founders=[request.name for request in requests])
+    deployment = founding.found(home, plan, keys, founders)
+    founding.write_network(home, plan.store, embedded=plan.engine == "embedded")
+    say(
+        "consortium founded",
+        engine=plan.engine,
+        chain_id=plan.chain_id,
+        registry=deployment.registry,
+        training=deployment.training,
+        block=deployment.block,
+    )
+
+
+@app.command()
+def invite(
+    home: Path = HOME,
+    to: Path = typer.Option(Path("invite.json"), help="Where to write the invite."),
+    role: str = typer.Option("hospital", help="The role that is offered."),
+    output: Format = FORMAT,
+) -> None:
+    """Write the one file with which somebody can join. It gives no right by itself: the members vote."""
+    from consilia.roles.joining import make_invite
+
+    made = make_invite(home.resolve(), role)
+    made.save(to)
+    Output("network", output)(
+        "invite written", file=str(to), fingerprint=made.fingerprint, members=len(made.verifiers)
+    )
+
+
+@app.command()
+def join(
+    invite_file: Path | None = typer.Argument(None, metavar="INVITE", help="The invite that a member sent."),
+    home: Path = typer.Option(..., help="The newcomer's home; it is made where it is missing."),
+    name: str = typer.Option("", help="Its name; default: the name of its home."),
+    role: str = typer.Option("", help="Its role; default: what the invite offers."),
+    data: Path | None = typer.Option(None, help="A hospital's images."),
+    certificate: Path | None = typer.Option(None, exists=True, help="Its legal certificate."),
+    days: int = typer.Option(0, min=0, help="How long its record is valid; 365 for a newcomer."),
+    port: int = typer.Option(0, min=0, max=65535, help="Its node's port; 0 takes a free one."),
+    store: Path | None = typer.Option(
+        None, help="Where it reaches the store; default: what the invite says."
+    ),
+    change: bool = typer.Option(False, help="A member asks for another record instead."),
+    new_account: bool = typer.Option(False, help="With --change: a new ledger account."),
+    output: Format = FORMAT,
+) -> None:
+    """Make keys, settings and a signed join request from an invite; or, with --change, ask for a new record."""
+    from consilia.errors import InputError
+    from consilia.roles import joining
+    from consilia.roles.membership import Invite
+
+    say, home = Output("network", output), home.resolve()
+    content = certificate.read_bytes() if certificate else b""
+    if change:
+        request = joining.change(home, new_account=new_account, certificate=content, days=days)
+        say("change requested", request=str(home / joining.CHANGE_FILE), account=request.account)
+        return
+    if invite_file is None:
+        raise InputError("expected INVITE, the file that a member wrote with `consilia network invite`")
+    invitation = Invite.load(invite_file)
+    request = joining.join(
+        invitation,
+        home,
+        name=name or home.name,
+        role=role,
+        data=data,
+        certificate=content,
+        days=days or 365,
+        port=port,
+        store=_store(store) if store else None,
+    )
+    say(
+        "ready to join",
+        request=str(home / joining.REQUEST_FILE),
+        account=request.account,
+        invite_fingerprint=invitation.fingerprint,
+    )
+    if output is Format.TEXT:
+        say("next", send="the request to a member, who runs `consilia network vote --request`")
+
+
+@app.command()
+def members(home: Path = HOME, output: Format = FORMAT) -> None:
+    """Show who belongs to the consortium, and how each one stands."""
+    from consilia.roles.voter import Voter
+
+    voter = Voter(home.resolve())
+    _show_members(voter.registry.members(), output)
+
+
+@app.command()
+def vote(
+    proposal_id: int | None = typer.Argument(None, metavar="NUMBER", help="The open proposal to approve."),
+    home: Path = HOME,
+    request: Path | None = typer.Option(None, help="Propose what a join or change request asks for."),
+    suspend: str = typer.Option("", help="Propose to suspend this account until that is lifted."),
+    emergency: str = typer.Option("", help="Propose to suspend this account at once, for 14 days."),
+    lift: str = typer.Option("", help="Propose to lift this account's suspension."),
+    remove: str = typer.Option("", help="Propose to remove this account."),
+    quorum: int = typer.Option(0, min=0, max=99, help="Propose: decide with more than this per cent."),
+    emergency_quorum: int = typer.Option(
+        25, min=0, max=99, help="With --quorum: the per cent for emergencies."
+    ),
+    gift_wei: int = typer.Option(
+        -1, help="What a newcomer gets for gas; default: 1 coin on an embedded chain."
+    ),
+    output: Format = FORMAT,
+) -> None:
+    """Show what can be voted on; approve a proposal by its number; or propose something."""
+    from consilia.errors import InputError
+    from consilia.ledger.registry import Kind
+    from consilia.roles.membership import JoinRequest
+    from consilia.roles.voter import Voter
+
+    voter, say = Voter(home.resolve()), Output("network", output)
+    subjects = {
+        Kind.SUSPENSION: suspend,
+        Kind.EMERGENCY: emergency,
+        Kind.LIFTING: lift,
+        Kind.REMOVAL: remove,
+    }
+    asked = [(kind, subject) for kind, subject in subjects.items() if subject]
+    if len(asked) + (proposal_id is not None) + (request is not None) + bool(quorum) > 1:
+        raise InputError("vote on one thing at a time: a NUMBER, or one proposal")
+    if request is not None:
+        outcome = voter.propose_request(JoinRequest.load(request))
+    elif quorum:
+        outcome = voter.propose_quorum(quorum, emergency_quorum)
+    elif asked:
+        outcome = voter.propose(asked[0][0], _account(asked[0][1]))
+    elif proposal_id is not None:
+        outcome = voter.vote(proposal_id)
+    else:
+        _show_open(voter, say)
+        return
+    _tell_outcome(voter, outcome, say)
+    _give_gift(voter, outcome, gift_wei, say)
+
+
+@app.command()
+def leave(
+    home: Path = HOME,
+    yes: bool = typer.Option(False, "--yes", help="Leave without being asked."),
+    output: Format = FORMAT,
+) -> None:
+    """Leave the consortium, at once and for good: only a new vote brings this account back."""
+    from consilia.errors import InputError
+    from consilia.roles.voter import Voter
+
+    if not yes:
+        raise InputError("leaving takes effect at once, and money not yet claimed is lost: say --yes")
+    voter = Voter(home.resolve())
+    voter.leave()
+    Output("network", output)("left", account=voter.address)
+
+
+@app.command()
+def show(home: Path = HOME, output: Format = FORMAT) -> None:
+    """Show what the consortium stands on: ledger, contracts, quorum, members, open proposals."""
+    from consilia.roles.voter import Voter
+
+    voter = Voter(home.resolve())
+    now, deployment, registry = int(time.time()), voter.deployment, voter.registry
+    percent, emergency_percent = registry.quorum_percent()
+    listed = registry.members()
+    Output("network", output)(
+        "consortium",
+        url=voter.settings.ledger.url,
+        chain_id=deployment.chain_id,
+        registry=deployment.registry,
+        training=deployment.training,
+        escrow=deployment.escrow,
+        head=voter.reading.confirmed_block().number,
+        members=sum(member.is_listed for member in listed),
+        in_good_standing=sum(member.in_good_standing(now) for member in listed),
+        electorate=registry.electorate(),
+        decides=f"more than {percent} %",
+        suspends_at_once=f"more than {emergency_percent} %, at least 2",
+        open_proposals=len(voter.open_proposals()),
+    )
+
+
+def _store(place: Path) -> StoreSection:
+    from consilia.settings import StoreSection, load_store
+
+    return load_store(place) if place.suffix == ".toml" else StoreSection(path=place.resolve())
+
+
+def _check_founder_options(role: str, engine: EngineName, url: str, data: Path | None) -> None:
+    from consilia.errors import InputError
+
+    if role not in ("hospital", "server", "auditor"):
+        raise InputError(f"--role: expected hospital, server or auditor, got {role!r}")
+    if role == "hospital" and data is None:
+        raise InputError("a hospital founds with --data FOLDER: the images that it trains on")
+    if engine is EngineName.EMBEDDED and role != "hospital":
+        raise InputError("the first founder of an embedded chain is a hospital: its node mines the contracts")
+    if (engine is EngineName.RPC) != bool(url):
+        raise InputError("--url goes with --engine rpc: the network's JSON-RPC address")
+
+
+def _write_founder_settings(home: Path, name: str, role: str, data: Path | None, plan: Plan) -> None:
+    from consilia.roles.home import Seat
+    from consilia.settings import SETTINGS_FILE
+
+    if (home / SETTINGS_FILE).exists():
+        return
+    seat = Seat(
+        name=name,
+        url=plan.url,
+        store=plan.store,
+        data=data.resolve() if data is not None and role == "hospital" else None,
+        port=plan.port if plan.engine == "embedded" else None,
+    )
+    (home / SETTINGS_FILE).write_text(seat.toml())
+
+
+def _account(text: str) -> str:
+    from eth_utils.address import is_address, to_checksum_address
+
+    from consilia.errors import InputError
+
+    if not is_address(text):
+        raise InputError(f"expected an account as `consilia network members` shows it, got {text!r}")
+    return str(to_checksum_address(text))
+
+
+def _show_members(listed: list[Member], output: Format) -> None:
+    from consilia.ledger.views import FOR_GOOD
+
+    now, say = int(time.time()), Output("network", output)
+    rows = []
+    for member in listed:
+        facts = {
+            "account": member.account,
+            "role": member.role.name.lower(),
+            "standing": member.standing(now),
+            "valid_from": _day(member.valid_from),
+            "valid_to": _day(member.valid_to),
+            "recipient_key": member.recipient_key.hex(),
+        }
+        if now < member.suspended_until:
+            facts["until"] = "lifted" if member.suspended_until == FOR_GOOD else _day(member.suspended_until)
+        rows.append(facts)
+    if output is Format.JSON:
+        for facts in rows:
+            say("member", **facts)
+        return
+    from rich.table import Table
+
+    table = Table("account", "role", "standing", "valid to", "recipient key")
+    for facts in rows:
+        standing = facts["standing"] + (f" until {facts['until']}" if "until" in facts else "")
+        table.add_row(
+            facts["account"], facts["role"], standing, facts["valid_to"], facts["recipient_key"][:16] + "…"
+        )
+    say.console.print(table)
+
+
+def _show_open(voter: Voter, say: Output) -> None:
+    proposals = voter.open_proposals()
+    if not proposals:
+        say("nothing to vote on")
+    for proposal in proposals:
+        say(
+            "open",
+            proposal=proposal.proposal_id,
+            would=voter.describe(proposal),
+            proposer=proposal.proposer,
+            approvals=proposal.approvals,
+            needed=proposal.needed,
+            expires=_day(proposal.expires_at),
+        )
+
+
+def _tell_outcome(voter: Voter, outcome: Outcome, say: Output) -> None:
+    proposal = outcome.proposal
+    say(
+        "voted" if outcome.was_new else "had voted already",
+        proposal=proposal.proposal_id,
+        to=voter.describe(proposal),
+        by=voter.address,
+        approvals=proposal.approvals,
+        needed=proposal.needed,
+    )
+    if proposal.enacted:
+        say("decided", proposal=proposal.proposal_id, kind=proposal.kind.name.lower())
+    else:
+        missing = max(0, proposal.needed - proposal.approvals)
+        say("waiting", still_needed=missing, expires=_day(proposal.expires_at))
+
+
+def _give_gift(voter: Voter, outcome: Outcome, gift_wei: int, say: Output) -> None:
+    """A newcomer on an embedded chain has no money before its first block; the deciding voter gives it some."""
+    from consilia.ledger.registry import Kind
+    from consilia.roles.founding import GENESIS_FILE
+
+    proposal = outcome.proposal
+    if not (outcome.was_new and proposal.enacted and proposal.kind is Kind.ADMISSION):
+        return
+    amount_wei = gift_wei if gift_wei >= 0 else GIFT_WEI * (voter.home / GENESIS_FILE).exists()
+    if amount_wei:
+        voter.give(proposal, amount_wei)
+        say("gave the newcomer money for gas", account=proposal.subject, wei=str(amount_wei))
+
+
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(seconds, 253402300799)))
