@@ -239,7 +239,7 @@ def propose_recipient(ledger: Ledger, recipient: bytes, signer: Signer, opener: 
     Raises:
         LedgerError: this account is no member, or the registry refuses; nothing changed.
     """
-    own, registry, now = ledger.member(signer.address), ledger.registry, int(time.time())
+    own, registry, now = ledger.member(signer.address), ledger.registry, ledger.confirmed_block().timestamp
     before = registry.proposals()
     own_changes = [p for p in before if (p.kind, p.subject) == (Kind.CHANGE, own.account) and p.is_open(now)]
     for proposal in own_changes:

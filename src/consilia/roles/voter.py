@@ -119,7 +119,7 @@ class Voter:
 
     def open_proposals(self) -> list[Proposal]:
         """What can be voted on now."""
-        now = int(time.time())
+        now = self._now()
         return [proposal for proposal in self.registry.proposals() if proposal.is_open(now)]
 
     def vote(self, proposal_id: int) -> Outcome:
@@ -132,7 +132,7 @@ class Voter:
         proposal, ledger = self.registry.proposal(proposal_id), self.ledger
         if self.registry.has_voted(proposal_id, self.address):
             return Outcome(proposal, False)
-        if not proposal.is_open(int(time.time())):
+        if not proposal.is_open(self._now()):
             state = "was carried out" if proposal.enacted else "has expired"
             raise PolicyError(f"proposal {proposal_id} {state}: nothing is left to vote on")
         if proposal.kind in (Kind.ADMISSION, Kind.CHANGE):
@@ -175,6 +175,10 @@ class Voter:
                 check_application(self._application(proposal), event.proofs, self.identity, *place)
                 return
         raise LedgerError(f"expected the application of proposal {proposal.proposal_id} among the events")
+
+    def _now(self) -> int:
+        """The ledger's time: whether a vote is still taken is for its clock to say."""
+        return self.reading.confirmed_block().timestamp
 
     def _count(self) -> int:
         return len(self.registry.proposals())

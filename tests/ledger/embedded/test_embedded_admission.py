@@ -14,7 +14,9 @@ from consilia.ledger.deployment import Founder, contract_address, sign_founder
 from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.replay import replay
+from consilia.ledger.embedded.rpc import ChainMethods
 from consilia.ledger.embedded.transaction import Transaction, decode_transaction
+from consilia.ledger.registry import NOBODY, Application, Kind
 from consilia.values import Digest, Role
 from tests.ledger.embedded.members import (
     CHAIN_ID,
@@ -119,3 +121,87 @@ def test_a_false_registry_does_not_stop_the_chain(town: Consortium) -> None:
     extend(chain, [decode_transaction(sign(0, 0, data=code))])
     assert chain.admission.miners_at(chain.head.header) == tuple(COINBASES[:2])
     extend(chain, index=1)
+
+
+def call(index: int, nonce: int, function: str, *arguments: Any) -> Transaction:
+    """A member's call of the registry."""
+    data = contract_abi("registry").call(function, *arguments)
+    return decode_transaction(sign(index, nonce, to=REGISTRY, data=data))
+
+
+def decided(kind: Kind, subject: int, nonce: int, proposal: int) -> list[Transaction]:
+    """Hospital 0 proposes, hospital 1 and the server, number 3, agree: three of four."""
+    propose = call(0, nonce + 1, "propose", int(kind), KEYS[subject].address)
+    return [propose, *(call(voter, nonce, "vote", proposal) for voter in (1, 3))]
+
+
+def test_a_suspended_hospitals_blocks_are_refused_from_the_next_block_on(town: Consortium) -> None:
+    chain = town.chain("a")
+    extend(chain, [deployment(*(founder(index) for index in range(3)), founder(3, Role.SERVER))])
+    votes = decided(Kind.SUSPENSION, 2, nonce=0, proposal=1)
+    early = foreign_block(chain, 2)  # its sister forks before the decision, and is as valid as ever
+    extend(chain, votes, index=2)  # it even seals the block that decides
+    with pytest.raises(ChainError, match="not an admitted miner"):
+        chain.import_block(foreign_block(chain, 2))
+    assert chain.import_block(early) is not None
+    extend(chain, decided(Kind.LIFTING, 2, nonce=1, proposal=2))
+    assert chain.import_block(foreign_block(chain, 2)) is not None
+
+
+def test_a_newcomer_mines_from_the_block_after_its_admission(town: Consortium) -> None:
+    chain = town.chain("a")
+    extend(chain, [deployment(founder(0), founder(1))])
+    record = (
+        KEYS[2].address,
+        b"\x07" * 32,
+        Role.HOSPITAL,
+        Digest.of(b""),
+        0,
+        FAR_FUTURE,
+        NOBODY,
+        Digest.of(b""),
+    )
+    application = Application(*record)
+    signature = application.sign(KEYS[2], CHAIN_ID, REGISTRY)
+    propose = call(0, 1, "propose_application", record, signature, b"")
+    extend(chain, [propose])
+    with pytest.raises(ChainError, match="not an admitted miner"):
+        chain.import_block(foreign_block(chain, 2))
+    extend(chain, [call(1, 0, "vote", 1)])
+    assert chain.import_block(foreign_block(chain, 2)) is not None
+    assert chain.admission.miners_at(chain.head.header) == tuple(COINBASES[:3])
+    town.chain("b").close()
+    chain.close()
+    assert replay(chain.file.path, town.genesis).blocks_by_miner[KEYS[2].address] == 1
+
+
+def test_an_emergency_ends_by_the_parents_clock(tmp_path: Path) -> None:
+    rules = with_registry(0)
+    clock = [(rules.timestamp + 10) * 1000]
+    town = Consortium(tmp_path, rules, clock_ms=lambda: clock[0])
+    chain = town.chain("a")
+    extend(chain, [deployment(*(founder(index) for index in range(3)), founder(3, Role.SERVER))])
+    alarm = call(0, 1, "propose", int(Kind.EMERGENCY), KEYS[2].address)
+    extend(chain, [alarm, call(1, 0, "vote", 1)])
+    until = chain.head.header.timestamp + 14 * 86_400
+    for moment, admitted in ((until - 1, False), (until, True)):
+        clock[0] = moment * 1000
+        extend(chain)
+        assert (COINBASES[2] in chain.admission.miners_at(chain.head.header)) == admitted
+    town.close()
+
+
+def test_python_and_the_contract_say_the_same_of_a_members_standing(town: Consortium) -> None:
+    """The chain reads the records and judges them itself; the contract is asked here what it thinks."""
+    chain = town.chain("a")
+    now = chain.head.header.timestamp
+    founders = [founder(0), founder(1, valid_to=now + 10), founder(2), founder(3, Role.SERVER)]
+    extend(chain, [deployment(*founders)])
+    extend(chain, decided(Kind.SUSPENSION, 2, nonce=0, proposal=1))
+    methods = ChainMethods(chain, None).table()
+    for index in range(4):
+        data = contract_abi("registry").call("is_active", KEYS[index].address, 1)
+        request = {"to": REGISTRY, "data": "0x" + data.hex()}
+        number = hex(chain.head.header.number)
+        contract_says = int(str(methods["eth_call"](request, number)), 16) == 1
+        assert chain.admission.may_mine(COINBASES[index], chain.head.header) == contract_says
