@@ -141,6 +141,7 @@ class Printer:
         self.line(
             f"{phase}, {closed} of {task.rounds_planned} rounds, reward {ether_text(task.reward_wei)} ether"
         )
+        self.line("")
         columns = (
             ("block", NUMBER),
             ("what", ""),
