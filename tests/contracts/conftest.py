@@ -78,7 +78,9 @@ class Contracts:
     def close(self, task_id: int, round_index: int, included: int = 0b11, **options: Any) -> None:
         """Close a round with the updates whose bits are set."""
         words = [included % 2**256, included >> 256]
-        arguments = (task_id, round_index, words, ROOT, 40, DIGEST, OTHER_ROOT, 50, DIGEST)
+        counted = self.training.task(task_id).registered
+        judged = (self.training.trails(task_id, max(counted, 1) - 1), counted)
+        arguments = (task_id, round_index, *judged, words, ROOT, 40, DIGEST, OTHER_ROOT, 50, DIGEST)
         self.training.close_round(*arguments, **{"sender": self.server, **options})
 
     def run_round(self, task_id: int, round_index: int) -> None:

@@ -7,6 +7,11 @@
         never go back. A deadline is the first second at which it is too late. Artifacts are named by root and
         size, their bytes are in the store; what only a reader of the history needs is in the events alone. A
         call's gas does not depend on how many hospitals take part, but batches have up to 64 entries.
+
+        A chain may re-organise: signed calls then run again, perhaps in another order, and anybody may send them.
+        So a call names what it was decided on, and is refused where that is not so. A task's id follows from its
+        server and its spec: an enrolment never lands in another task. A round is closed over a trail of exactly the
+        updates that were judged.
 """
 
 import escrow
@@ -58,6 +63,7 @@ event UpdateRegistered:
     size: uint256
     num_examples: uint64
     metrics_digest: bytes32
+    trail: bytes32
 
 event RoundClosed:
     task_id: indexed(uint256)
@@ -123,8 +129,11 @@ REGISTRY: immutable(registry.__interface__)
 ESCROW: immutable(escrow.__interface__)
 
 task_count: public(uint256)
+published: HashMap[address, uint256]  # how many tasks of each server
 tasks: HashMap[uint256, Task]
 enrolments: HashMap[uint256, HashMap[address, Enrolment]]
+# Task, position in the open round: names the updates at this position and at all before, in their order.
+trails: public(HashMap[uint256, HashMap[uint256, bytes32]])
 
 
 @deploy
@@ -147,7 +156,7 @@ def publish(
     """
     @notice Step 0: a server offers a task; the wei sent along are the hospitals' reward.
     @param spec The TaskSpec in canonical JSON; its SHA-256 is the name under which hospitals agree to it.
-    @return The task's id, from 1.
+    @return The task's id: 52 bits, which every reader of JSON keeps exact, of a hash over server and spec.
     """
     assert staticcall REGISTRY.is_active(msg.sender, registry.SERVER), "training: not an active server"
     assert len(spec) > 0, "training: empty spec"
@@ -156,8 +165,12 @@ def publish(
     assert max_hospitals <= MAX_HOSPITALS, "training: too many hospitals"
     assert enrol_seconds > 0 and enrol_seconds <= MAX_SECONDS, "training: enrol time out of range"
     assert round_seconds > 0 and round_seconds <= MAX_SECONDS, "training: round time out of range"
-    task_id: uint256 = self.task_count + 1
-    self.task_count = task_id
+    task_id: uint256 = convert(
+        keccak256(abi_encode(msg.sender, self.published[msg.sender], sha256(spec))), uint256
+    ) >> 204
+    assert self.tasks[task_id].phase == 0, "training: id taken"
+    self.published[msg.sender] += 1
+    self.task_count += 1
     self.tasks[task_id] = Task(
         server=msg.sender,
         phase=ENROLLING,
@@ -272,6 +285,11 @@ def register_update(
     self.tasks[task_id].updates += 1
     self.enrolments[task_id][msg.sender].next_round = round_index + 1
     self.enrolments[task_id][msg.sender].updates += 1
+    before: bytes32 = empty(bytes32)
+    if position > 0:
+        before = self.trails[task_id][position - 1]
+    trail: bytes32 = keccak256(abi_encode(before, round_index, msg.sender, root))
+    self.trails[task_id][position] = trail
     log UpdateRegistered(
         task_id=task_id,
         round_index=round_index,
@@ -282,6 +300,7 @@ def register_update(
         size=size,
         num_examples=num_examples,
         metrics_digest=metrics_digest,
+        trail=trail,
     )
 
 
@@ -289,6 +308,8 @@ def register_update(
 def close_round(
     task_id: uint256,
     round_index: uint256,
+    trail: bytes32,
+    counted: uint256,
     included: uint256[2],
     report_root: bytes32,
     report_size: uint256,
@@ -300,13 +321,17 @@ def close_round(
     """
     @notice Step 3: the server registers the new global model and which updates are in it; the next round opens,
             or the task is finished.
+    @param trail That of the last update that was judged.
+    @param counted How many updates were judged; those after them came too late.
     @param included Bit p (word p // 256) is set if the update at position p was aggregated.
     """
     self._only_server(task_id)
     assert self.tasks[task_id].phase == TRAINING, "training: round closed"
     assert round_index == self.tasks[task_id].round_index, "training: round closed"
     registered: uint256 = self.tasks[task_id].registered
-    assert position_bits._all_below(included, registered), "training: included was never registered"
+    assert counted > 0 and counted <= registered, "training: other updates than judged"
+    assert self.trails[task_id][counted - 1] == trail, "training: other updates than judged"
+    assert position_bits._all_below(included, counted), "training: included was never registered"
     assert position_bits._count(included) >= self.tasks[task_id].quorum, "training: too few updates"
     log RoundClosed(
         task_id=task_id,
