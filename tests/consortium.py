@@ -261,7 +261,7 @@ class Consortium:
         while True:
             tasks = self.tasks()
             if tasks and reached(tasks):
-                return tasks[max(tasks)]
+                return newest(tasks)
             assert time.monotonic() < deadline, (
                 f"still waiting; the server said {self.steps['server'].said[-3:]}"
             )
@@ -273,22 +273,26 @@ class Consortium:
         """Hospitals enrol and do nothing else; the server starts round 0."""
         self.until(lambda tasks: tasks)
         self.step(*indices)
-        return self.until(lambda tasks: tasks[max(tasks)].rounds)
+        return self.until(lambda tasks: newest(tasks).rounds)
 
     def train(self, round_index: int) -> TaskLog:
         """Every hospital hands in one update, and the server closes the round."""
-        self.until(lambda tasks: len(tasks[max(tasks)].rounds) > round_index)
+        self.until(lambda tasks: len(newest(tasks).rounds) > round_index)
         self.step()
-        return self.until(lambda tasks: tasks[max(tasks)].rounds[round_index].closed)
+        return self.until(lambda tasks: newest(tasks).rounds[round_index].closed)
 
     def finish(self, *indices: int) -> TaskLog:
         """Step hospitals until the task is finished, settled, and they have claimed."""
         everybody = indices or tuple(range(len(self.hospitals)))
         assert self.thread is not None
-        task = self.until(lambda tasks: tasks[max(tasks)].shares_wei, *everybody)
+        task = self.until(lambda tasks: newest(tasks).shares_wei, *everybody)
         self.thread.result()
         self.step(*everybody)
         return self.tasks()[task.task_id]
+
+    def task(self) -> TaskLog:
+        """The newest task, as the ledger tells it now."""
+        return newest(self.tasks())
 
     def tasks(self) -> dict[int, TaskLog]:
         """What the ledger tells everybody now."""
@@ -446,6 +450,11 @@ class Consortium:
     def close(self) -> None:
         """Close the node; a server that still waits for it ends."""
         self.node.close()
+
+
+def newest(tasks: dict[int, TaskLog]) -> TaskLog:
+    """The task that was published last."""
+    return list(tasks.values())[-1]
 
 
 def flip_bit(path: Path, at: int) -> None:

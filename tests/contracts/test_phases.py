@@ -92,8 +92,22 @@ class PhasesMachine(RuleBasedStateMachine):
         sender=st.sampled_from([0, 0, 0, 1]), round_index=some_round, included=st.sampled_from([3, 1, 7, 15])
     )
     def close(self, sender: int, round_index: int, included: int) -> None:
-        judged = (self.contracts.training.trails(self.task_id, max(self.before.registered, 1) - 1), self.before.registered)
-        arguments = (self.task_id, round_index, *judged, [included, 0], ROOT, 1, DIGEST, OTHER_ROOT, 1, DIGEST)
+        judged = (
+            self.contracts.training.trails(self.task_id, max(self.before.registered, 1) - 1),
+            self.before.registered,
+        )
+        arguments = (
+            self.task_id,
+            round_index,
+            *judged,
+            [included, 0],
+            ROOT,
+            1,
+            DIGEST,
+            OTHER_ROOT,
+            1,
+            DIGEST,
+        )
         if self.attempt("close_round", *arguments, sender=sender):
             assert sender == 0 and round_index == self.before.round_index
             assert included.bit_count() >= self.before.quorum

@@ -269,6 +269,7 @@ def test_updates_are_registered_in_order(contracts: Contracts) -> None:
                     "size": 30,
                     "num_examples": 7,
                     "metrics_digest": DIGEST,
+                    "trail": contracts.training.trails(task_id, position),
                 },
             )
         ]
@@ -341,6 +342,53 @@ def test_closing_a_round_opens_the_next(contracts: Contracts) -> None:
     )
     assert next_opened == ("RoundOpened", opened(task_id, 1, OTHER_ROOT, 50))
     assert contracts.training.task(task_id).registered == 0
+
+
+def test_ids_of_tasks_belong_to_server_and_spec(contracts: Contracts) -> None:
+    """After a re-org tasks come back in another order; an enrolment must land where it was meant to, or nowhere."""
+    with boa.env.anchor():
+        meant = contracts.publish()
+        other = contracts.publish(spec=b"other")
+    moved = contracts.publish(spec=b"other")
+    assert moved not in (meant, other)
+    with boa.reverts("training: enrolment closed"):
+        contracts.training.enrol(meant, sender=contracts.hospitals[0])
+    assert meant < 2**52
+
+
+def test_a_closing_is_for_the_updates_that_were_judged(contracts: Contracts) -> None:
+    """The server judged two updates; a re-org brings them back in another order, or another one among them."""
+    task_id = contracts.training_task()
+    one, two, three = contracts.hospitals[:3]
+    with boa.env.anchor():
+        for hospital in (one, two):
+            contracts.register(task_id, 0, hospital)
+        trail = contracts.training.trails(task_id, 1)
+    signed = (task_id, 0, trail, 2, [0b11, 0], ROOT, 40, DIGEST, OTHER_ROOT, 50, DIGEST)
+    for order in ((two, one), (one, three), (one,), ()):
+        with boa.env.anchor():
+            for hospital in order:
+                contracts.register(task_id, 0, hospital)
+            with boa.reverts("training: other updates than judged"):
+                contracts.training.close_round(*signed, sender=contracts.server)
+    for hospital in (one, two, three):  # the third came too late
+        contracts.register(task_id, 0, hospital)
+    with boa.reverts("training: included was never registered"):
+        contracts.training.close_round(*signed[:4], [0b101, 0], *signed[5:], sender=contracts.server)
+    contracts.training.close_round(*signed, sender=contracts.server)
+
+
+def test_a_trail_of_an_earlier_round_closes_no_later_one(contracts: Contracts) -> None:
+    task_id = contracts.training_task()
+    contracts.run_round(task_id, 0)
+    old = contracts.training.trails(task_id, 1)
+    for hospital in contracts.hospitals[:2]:
+        contracts.register(task_id, 1, hospital)
+    with boa.reverts("training: other updates than judged"):
+        contracts.training.close_round(
+            *(task_id, 1, old, 2, [0b11, 0], ROOT, 40, DIGEST, OTHER_ROOT, 50, DIGEST),
+            sender=contracts.server,
+        )
 
 
 def test_the_last_round_finishes_the_task(contracts: Contracts) -> None:

@@ -20,7 +20,7 @@ from consilia.ledger.embedded.local import LocalNode
 from consilia.ledger.embedded.replay import open_readonly_provider
 from consilia.ledger.events import Claimed, Event
 from consilia.roles.task_log import TaskLog, fold
-from tests.consortium import flip_bit
+from tests.consortium import flip_bit, newest
 from tests.e2e.running import audit
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
@@ -42,7 +42,7 @@ def events_of(home: Path) -> list[Event]:
 
 def task_of(home: Path) -> TaskLog:
     """The home's task."""
-    return fold(events_of(home))[1]
+    return newest(fold(events_of(home)))
 
 
 def object_path(home: Path, root: bytes) -> Path:

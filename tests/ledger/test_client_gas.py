@@ -142,4 +142,5 @@ def test_closing_a_round_costs_the_same_however_many_took_part(on_embedded: Cons
         rpc = Rpc("embedded", on_embedded.provider)
         found: Any = rpc.call("eth_getTransactionReceipt", "0x" + newest.hex())
         receipts.append(Receipt(quantity(found["blockNumber"]), digest(""), quantity(found["gasUsed"])))
-    assert receipts[1].gas_used == receipts[2].gas_used
+    # of the trail's 32 bytes some may be zero, and a zero byte of calldata costs 12 gas less than another
+    assert abs(receipts[1].gas_used - receipts[2].gas_used) < 32 * 12

@@ -27,7 +27,7 @@ from consilia.ledger.contracts import Deployment
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import HttpProvider, Provider, Rpc, quantity
 from consilia.values import Digest, Role
-from tests.ledger.test_client_task import ADDRESS, publish
+from tests.ledger.test_client_task import ADDRESS, id_of_task, publish
 
 if TYPE_CHECKING:
     from tests.ledger.conftest import Consortium
@@ -76,6 +76,11 @@ def wired(consortium: Consortium, **options: Any) -> tuple[Ledger, Wire]:
     return ledger, wire
 
 
+def first_task(consortium: Consortium) -> int:
+    """The id of the server's first task."""
+    return id_of_task(consortium.server_account.address)
+
+
 def nonce(consortium: Consortium) -> int:
     """How many transactions of the server the chain has."""
     rpc = Rpc(consortium.url, consortium.provider)
@@ -89,7 +94,7 @@ def test_a_crash_before_sending_is_made_good(consortium: Consortium) -> None:
         publish(ledger)
     assert nonce(consortium) == 0
     restarted, new_wire = wired(consortium)
-    assert publish(restarted) == 1
+    assert publish(restarted) == first_task(consortium)
     assert new_wire.sent == wire.sent  # the very same bytes
     assert nonce(consortium) == 1
 
@@ -103,14 +108,14 @@ def test_a_crash_after_sending_is_made_good(consortium: Consortium, where: str) 
     with pytest.raises(Cut):
         publish(ledger)
     restarted, _ = wired(consortium)
-    assert publish(restarted) == 1 == publish(restarted)
+    assert publish(restarted) == first_task(consortium) == publish(restarted)
     assert nonce(consortium) == 1
 
 
 def test_a_lost_answer_is_asked_for_again(consortium: Consortium) -> None:
     ledger, wire = wired(consortium)
     wire.after["eth_sendRawTransaction"] = drop_connection
-    assert publish(ledger) == 1
+    assert publish(ledger) == first_task(consortium)
     assert len(wire.sent) == 2 and wire.sent[0] == wire.sent[1]
     assert nonce(consortium) == 1
 
@@ -127,7 +132,7 @@ def test_a_process_killed_between_keeping_and_sending(on_anvil: Consortium) -> N
     )
     assert [entry.key for entry in kept] == ["publish/1"]
     ledger, wire = wired(on_anvil)
-    assert publish(ledger) == 1
+    assert publish(ledger) == first_task(on_anvil)
     assert wire.sent == ["0x" + kept[0].signed.raw.hex()]
 
 
@@ -137,9 +142,8 @@ def test_an_earlier_transaction_that_was_never_sent_holds_up_nobody(consortium: 
     with pytest.raises(Cut):
         publish(ledger, "publish/forgotten")
     restarted, _ = wired(consortium)
-    assert (
-        publish(restarted, "publish/next") == 2
-    )  # the forgotten one has the nonce before it, and goes first
+    # the forgotten one has the nonce before it, and goes first
+    assert publish(restarted, "publish/next") == id_of_task(consortium.server_account.address, earlier=1)
     assert nonce(consortium) == 2
 
 
@@ -162,7 +166,8 @@ def test_threads_share_an_account(consortium: Consortium) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(tasks) == [1, 2, 3, 4]
+    address = consortium.server_account.address
+    assert sorted(tasks) == sorted(id_of_task(address, earlier) for earlier in range(4))
 
 
 def test_a_transaction_that_no_block_takes(on_anvil: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +179,7 @@ def test_a_transaction_that_no_block_takes(on_anvil: Consortium, monkeypatch: py
         publish(ledger)
     assert len(wire.sent) > 1 and len(set(wire.sent)) == 1  # sent again, always the same bytes
     rpc.call("evm_mine")
-    assert publish(ledger) == 1
+    assert publish(ledger) == first_task(on_anvil)
     assert nonce(on_anvil) == 1
 
 
@@ -191,7 +196,7 @@ def test_a_node_that_forgot_gets_the_bytes_again(
         rpc.call("evm_setAutomine", True)
 
     wire.after["eth_sendRawTransaction"] = forget_and_mine
-    assert publish(ledger) == 1
+    assert publish(ledger) == first_task(on_anvil)
     assert len(wire.sent) == 2
 
 
@@ -209,7 +214,7 @@ def test_a_rival_for_the_nonce_is_named(on_anvil: Consortium) -> None:
     restarted, _ = wired(on_anvil)
     with pytest.raises(LedgerError, match="in one program only"):
         publish(restarted)
-    assert publish(restarted) == 1
+    assert publish(restarted) == first_task(on_anvil)
 
 
 def test_a_poor_account_is_told_and_may_try_again(on_anvil: Consortium) -> None:
@@ -219,7 +224,7 @@ def test_a_poor_account_is_told_and_may_try_again(on_anvil: Consortium) -> None:
     with pytest.raises(LedgerError, match=r"refused 'publish/1'.*[Ff]unds"):
         publish(on_anvil.server)
     rpc.call("anvil_setBalance", address, hex(10**20))
-    assert publish(on_anvil.server) == 1
+    assert publish(on_anvil.server) == first_task(on_anvil)
     assert nonce(on_anvil) == 1
 
 
@@ -242,7 +247,7 @@ def test_a_vanished_receipt_is_waited_for_again(
     assert result == []
     rpc.call("anvil_mine", hex(2))
     waiting.join()
-    assert result == [1]
+    assert result == [first_task(on_anvil)]
     assert len(set(wire.sent)) == 1
 
 
@@ -250,10 +255,10 @@ def test_confirmations_are_waited_for(on_anvil: Consortium) -> None:
     ledger, _ = wired(on_anvil, confirmations=3, inclusion_timeout_seconds=1.0)
     with pytest.raises(TransactionTimeoutError, match="not yet 3 blocks deep"):
         publish(ledger)
-    assert ledger.events(task_id=1) == []  # unconfirmed: nobody acts on it
+    assert ledger.events(task_id=first_task(on_anvil)) == []  # unconfirmed: nobody acts on it
     Rpc(on_anvil.url).call("anvil_mine", hex(2))
-    assert publish(ledger) == 1
-    assert len(ledger.events(task_id=1)) == 2
+    assert publish(ledger) == first_task(on_anvil)
+    assert len(ledger.events(task_id=first_task(on_anvil))) == 2
 
 
 def test_nobody_answers(on_anvil: Consortium) -> None:

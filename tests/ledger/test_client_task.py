@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
 
 from consilia.errors import LedgerError, SettingsError, TransactionRevertedError
 from consilia.ledger.client import Ledger
@@ -46,6 +48,12 @@ def digest(text: str) -> Digest:
     return Digest.of(text.encode())
 
 
+def id_of_task(server: str, earlier: int = 0, spec: bytes = SPEC) -> int:
+    """The id that a server's next task will have, as docs/contracts.md tells it."""
+    named = encode(["address", "uint256", "bytes32"], [server, earlier, Digest.of(spec)])
+    return int.from_bytes(keccak(named)[:7]) >> 4
+
+
 def publish(server: Ledger, key: str = "publish/1", **changes: int) -> int:
     terms = {"rounds": 2, "quorum": 2, "max_hospitals": 3, "enrol_seconds": 600, "round_seconds": 600}
     return server.publish_task(key, SPEC, reward_wei=REWARD_WEI, **{**terms, **changes})
@@ -77,11 +85,21 @@ def register(hospital: Ledger, task_id: int, round_index: int, num_examples: int
     )
 
 
+def judged(ledger: Ledger, task_id: int, round_index: int) -> tuple[Digest, int]:
+    """The trail of a round's updates, and how many they are."""
+    updates = [e for e in ledger.events(task_id=task_id) if isinstance(e, UpdateRegistered)]
+    trails = [event.trail for event in updates if event.round_index == round_index]
+    return trails[-1], len(trails)
+
+
 def close(server: Ledger, task_id: int, round_index: int, included: tuple[int, int]) -> None:
+    trail, counted = judged(server, task_id, round_index)
     server.close_round(
         f"close/{task_id}/{round_index}",
         task_id,
         round_index,
+        trail=trail,
+        counted=counted,
         included=included,
         report_root=digest("report root"),
         report_size=500,
@@ -187,18 +205,19 @@ def test_the_members_decide_through_the_client(consortium: Consortium) -> None:
 
 def test_a_refused_call_says_why_and_may_be_tried_again(consortium: Consortium) -> None:
     server, hospital = consortium.server, consortium.hospitals[0]
+    task_id = id_of_task(consortium.server_account.address)
     with pytest.raises(TransactionRevertedError, match="training: enrolment closed") as refused:
-        hospital.enrol("enrol/1", 1)  # there is no task yet
+        hospital.enrol("enrol/1", task_id)  # there is no task yet
     assert refused.value.reason == "training: enrolment closed"
-    assert publish(server) == 1
-    hospital.enrol("enrol/1", 1)  # the refused one did nothing: its key is free
-    assert server.task(1).enrolled == 1
+    assert publish(server) == task_id
+    hospital.enrol("enrol/1", task_id)  # the refused one did nothing: its key is free
+    assert server.task(task_id).enrolled == 1
 
 
 def test_a_task_of_another_server_is_refused(consortium: Consortium) -> None:
-    publish(consortium.server)
+    task_id = publish(consortium.server)
     with pytest.raises(TransactionRevertedError) as refused:
-        start(consortium.hospitals[0], 1, [consortium.hospital_accounts[0].address])
+        start(consortium.hospitals[0], task_id, [consortium.hospital_accounts[0].address])
     assert refused.value.reason == "training: not the task's server"
 
 

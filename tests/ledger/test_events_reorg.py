@@ -12,7 +12,7 @@ from consilia.ledger import events
 from consilia.ledger.contracts import contract_abi
 from consilia.ledger.events import ESCROW_WORDS, EVENT_TYPES, EventLog, TaskPublished, decode_event
 from consilia.ledger.rpc import Rpc
-from tests.ledger.test_client_task import publish
+from tests.ledger.test_client_task import id_of_task, publish
 
 if TYPE_CHECKING:
     from tests.ledger.conftest import Consortium
@@ -100,11 +100,11 @@ def test_a_reorganisation_of_anvils_own_making(on_anvil: Consortium) -> None:
 
 
 def test_one_tasks_events_alone(on_anvil: Consortium) -> None:
-    log = EventLog(on_anvil.ledger(), task_id=2)
+    log = EventLog(on_anvil.ledger(), task_id=id_of_task(on_anvil.server_account.address, earlier=1))
     publish(on_anvil.server, "publish/1", rounds=3)
     publish(on_anvil.server, "publish/2", rounds=4)
     assert rounds_told(log) == [4]
-    assert {event.task_id for event in log.refresh() if hasattr(event, "task_id")} == {2}
+    assert {event.task_id for event in log.refresh() if hasattr(event, "task_id")} == {log._task_id}
 
 
 def test_a_range_of_blocks(consortium: Consortium) -> None:

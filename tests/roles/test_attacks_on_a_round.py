@@ -14,7 +14,7 @@ from consilia.ledger.events import Refunded
 from consilia.protocols.training import Outcome, RoundReport
 from consilia.roles.artifacts import fetch_artifact
 from consilia.roles.task_log import TaskLog
-from tests.consortium import REWARD_WEI, Consortium, read_weights
+from tests.consortium import REWARD_WEI, Consortium, newest, read_weights
 
 
 def round_report(town: Consortium, task: TaskLog, round_index: int = 0) -> dict[str, tuple[Outcome, str]]:
@@ -85,7 +85,7 @@ def test_a_lost_and_a_damaged_update_are_rejected(four: Consortium) -> None:
     four.silence_the_server()  # it has not opened anything yet
     for index in (2, 3):
         four.step(index)
-    updates = {update.hospital: update for update in four.tasks()[1].rounds[0].updates}
+    updates = {update.hospital: update for update in four.task().rounds[0].updates}
     four.lose_object(updates[four.addresses[2]].root)
     four.damage_object(updates[four.addresses[3]].root)
     four.server = four.new_server()
@@ -126,7 +126,7 @@ def test_one_who_is_later_still_is_told_and_goes_on(three: Consortium) -> None:
     three.start_server(rounds=2, grace_seconds=5)
     task = three.enrol()
     stale = three.tasks()[task.task_id]
-    three.until(lambda tasks: tasks[1].rounds[0].closed, 0, 1)
+    three.until(lambda tasks: newest(tasks).rounds[0].closed, 0, 1)
     three.hospitals[2].advance(stale)  # it still believes that round 0 is open
     assert three.steps["hospital-3"].named("update late")[0]["reason"] == "training: round closed"
     task = three.finish()
@@ -135,14 +135,15 @@ def test_one_who_is_later_still_is_told_and_goes_on(three: Consortium) -> None:
 
 def test_too_few_hospitals_and_the_reward_comes_back(three: Consortium) -> None:
     thread = three.start_server(quorum=3)
-    three.until(lambda tasks: len(tasks[1].enrolled) == 2, 0, 1)
+    three.until(lambda tasks: len(newest(tasks).enrolled) == 2, 0, 1)
     three.let_pass(601)
     with pytest.raises(TaskFailedError, match=r"too few hospitals.* after 0 paid rounds"):
         thread.result()
     events = three.hospitals[0].ledger.events()
     assert [event.amount_wei for event in events if isinstance(event, Refunded)] == [REWARD_WEI]
     three.step()
-    assert three.steps["hospital-1"].named("done")[0] == {"task_id": 1, "share_wei": "0", "died": True}
+    done = {"task_id": three.task().task_id, "share_wei": "0", "died": True}
+    assert three.steps["hospital-1"].named("done")[0] == done
 
 
 def test_too_few_updates_and_only_closed_rounds_are_paid(three: Consortium) -> None:
@@ -155,7 +156,7 @@ def test_too_few_updates_and_only_closed_rounds_are_paid(three: Consortium) -> N
     with pytest.raises(TaskFailedError, match=r"too few updates.* after 1 paid rounds"):
         thread.result()
     three.step()
-    task = three.tasks()[1]
+    task = three.task()
     assert task.died and task.died.refund_wei == REWARD_WEI - REWARD_WEI // 3
     assert sum(task.shares_wei.values()) == REWARD_WEI // 3
     assert task.claimed == set(three.addresses)
@@ -195,7 +196,7 @@ def test_another_hospitals_secrets_do_not_open(three: Consortium, tmp_path: Path
     task = three.enrol()
     liar, victim = three.hospitals[0], three.hospitals[1]
     three.step(1)
-    update = next(u for u in three.tasks()[1].rounds[0].updates if u.hospital == victim.address)
+    update = next(u for u in three.task().rounds[0].updates if u.hospital == victim.address)
     recipients = [task.task_keys[victim.address], three.server.identity.recipient]
     context = victim.contexts(task).update(0, victim.address)
     for key in (liar.identity, liar._task_key(task)):
@@ -286,10 +287,10 @@ def test_the_server_may_fall_silent_and_the_hospitals_are_paid_for_their_work(th
     three.step()
     three.let_pass(600 + 3 * 86_400)
     three.step()
-    assert three.tasks()[1].died
+    assert three.task().died
     three.let_pass(7 * 86_400 + 1)
     three.step()
     three.step()
-    task = three.tasks()[1]
+    task = three.task()
     assert task.died and task.died.reason == "server silent"
     assert task.claimed == set(three.addresses)

@@ -11,7 +11,7 @@ from consilia.errors import DatasetError, SpecError, TransactionRevertedError
 from consilia.ledger.registry import Kind
 from consilia.protocols.task_spec import parse_toml
 from consilia.values import Digest
-from tests.consortium import REWARD_WEI, Consortium, spec_toml
+from tests.consortium import REWARD_WEI, Consortium, newest, spec_toml
 
 DIGEST = Digest.of(b"")
 
@@ -49,7 +49,7 @@ def test_a_hostile_spec_is_refused_and_ends_nobody(three: Consortium, name: str)
     assert len(refused) == 1
     json.dumps(refused, ensure_ascii=False).encode()  # what it says can be printed
     with pytest.raises(SpecError):
-        _ = three.tasks()[1].spec
+        _ = three.task().spec
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_spec_that_promises_more_than_the_contract_is_refused(
     publish_raw(three, honest_spec(), **terms)
     three.step(0)
     assert named in three.steps["hospital-1"].named("refused")[0]["reason"]
-    assert not three.tasks()[1].enrolled
+    assert not three.task().enrolled
 
 
 def test_a_change_of_key_in_the_middle_locks_nobody_out(three: Consortium) -> None:
@@ -162,7 +162,7 @@ def test_somebody_enrols_while_the_server_starts(three: Consortium) -> None:
 
     three.server._publish = publish_and_wait  # type: ignore[method-assign]
     three.start_server(max_hospitals=max_hospitals)
-    three.until(lambda tasks: tasks and tasks[1].rounds)
+    three.until(lambda tasks: tasks and newest(tasks).rounds)
     task = three.finish()
     assert seen == [2, 1] and len(task.rounds[0].updates) == 3
 

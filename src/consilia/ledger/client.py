@@ -138,6 +138,8 @@ class Ledger:
         task_id: int,
         round_index: int,
         *,
+        trail: Digest,
+        counted: int,
         included: tuple[int, int],
         report_root: Digest,
         report_size: int,
@@ -149,11 +151,13 @@ class Ledger:
         """Step 3: register the new global model.
 
         Args:
+            trail: that of the last update that was judged; a re-org that changes what came before it ends in a refusal.
+            counted: how many registered updates were judged.
             included: two words; bit p % 256 of word p // 256 is set if the update at position p is in.
         """
         report = (report_root, report_size, report_digest)
         model = (model_root, model_size, model_digest)
-        arguments = (task_id, round_index, included, *report, *model)
+        arguments = (task_id, round_index, trail, counted, included, *report, *model)
         return self._write(key, "training", "close_round", arguments, CLOSE_GAS).receipt
 
     def settle(self, key: str, task_id: int, shares: Mapping[Address, int]) -> Receipt:

@@ -194,7 +194,7 @@ class RoundOpened(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateRegistered(Event):
-    """Step 2: a hospital's update; `position` is its bit in `RoundClosed.included`."""
+    """Step 2: a hospital's update; `position` is its bit in `RoundClosed.included`, `trail` names all up to it."""
 
     task_id: int
     round_index: int
@@ -205,6 +205,7 @@ class UpdateRegistered(Event):
     size: int
     num_examples: int
     metrics_digest: Digest
+    trail: Digest
 
 
 @dataclass(frozen=True, kw_only=True)

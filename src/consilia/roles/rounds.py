@@ -37,6 +37,8 @@ class Examined:
 class Closing:
     """What closes a round on the ledger, decided once."""
 
+    trail: Digest
+    counted: int
     included: tuple[int, int]
     report_root: Digest
     report_size: int

@@ -321,6 +321,8 @@ class Server(Party):
         report = publish_artifact(self.store, self.state, name, path, self.model_recipients(task), context)
         model = self._publish_model(task, round_index + 1, model_digest)
         closing = Closing(
+            trail=examined[-1].registered.trail,
+            counted=len(examined),
             included=to_bitmap(update.registered.position for update in usable),
             report_root=report.root,
             report_size=report.size,
