@@ -507,6 +507,7 @@ def _write_settings(home: Path, name: str, url: str, keys: str) -> None:
 [ledger]
 url = "{url}"
 deployment = "../deployment.json"
+confirmations = 1
 [store]
 path = "../store"
 [keys]

@@ -130,6 +130,10 @@ class TransactionTimeoutError(LedgerError):
     exit_code = 3
 
 
+class HistoryChangedError(LedgerError):
+    """A re-org took back what was decided upon; a party that meets it begins again from what the ledger tells now."""
+
+
 class TaskFailedError(LedgerError):
     """A task ended without a result: too few hospitals enrolled, or too few updates arrived."""
 

@@ -87,13 +87,37 @@ class NodeSection(_Section):
     peers: tuple[str, ...] = ()
 
 
+CONFIRMATIONS = {
+    # Two blocks come on top of a transaction at once (the nodes' burial_blocks), and no two nodes of one machine
+    # disagree for longer than it takes a block to cross it.
+    "embedded": 3,
+    # QBFT, IBFT, Raft, a single sealer: a block that is there stays.
+    "finality": 1,
+    # Ethereum's and its exchanges' old rule: at 10 % of the work an attacker overtakes 12 blocks once in 10^8 attempts
+    # (Nakamoto 2008, section 11).
+    "proof-of-work": 12,
+}
+"""How deep a block must lie before money or secrets follow it, by kind of engine."""
+
+
 class LedgerSection(_Section):
-    """Where the ledger answers, and how deep a block must lie before money or secrets follow it."""
+    """Where the ledger answers, and when what it tells is true."""
 
     url: str
     deployment: Path
-    confirmations: Annotated[int, Field(ge=1, le=1000)] = 1
-    """1 on the embedded chain of one machine and on engines with finality; 12 for proof of work between machines."""
+    confirmations: Literal["embedded", "finality", "proof-of-work"] | Annotated[int, Field(ge=1, le=1000)] = (
+        "embedded"
+    )
+    """A kind of engine (see CONFIRMATIONS), or a number of blocks with the event's own counted."""
+    witnesses: tuple[str, ...] = ()
+    """Nodes of other members. Where there are some, only what more than half of all nodes tell is true."""
+
+    @property
+    def depth(self) -> int:
+        """The confirmations as a number."""
+        if isinstance(self.confirmations, int):
+            return self.confirmations
+        return CONFIRMATIONS[self.confirmations]
 
 
 class StoreSection(_Section):

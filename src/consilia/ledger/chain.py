@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,14 @@ from eth_utils.address import to_checksum_address
 
 from consilia.errors import LedgerError, RpcError
 from consilia.ledger.rpc import METHOD_NOT_FOUND, Rpc, data_bytes, quantity
+from consilia.ledger.witnesses import Witnesses
 from consilia.values import Address, Digest
 
 POLL_SECONDS = 0.25
 """Between two looks at a node that cannot call back; a quarter of the shortest block time in use (1 s)."""
+
+AGREEMENT_SECONDS = 0.05
+"""Between two questions to witnesses: about what a block takes to reach a neighbour."""
 
 LONGEST_WAIT_SECONDS = 10.0
 """A single waiting request stays well below the HTTP timeout."""
@@ -33,13 +38,19 @@ class BlockInfo:
 
 
 class Chain:
-    """One node's view of the chain; the `confirmations`-th block from the head is confirmed, and all before."""
+    """One node's view of the chain.
 
-    def __init__(self, rpc: Rpc, confirmations: int) -> None:
+    The `confirmations`-th block from the head is confirmed, and all before; where there are `witnesses`, only once
+    most of the nodes tell of it.
+    """
+
+    def __init__(self, rpc: Rpc, confirmations: int, witnesses: Sequence[str] = ()) -> None:
         if confirmations < 1:
             raise LedgerError(f"confirmations must be 1 (the head itself) or more, got {confirmations}")
         self.rpc = rpc
         self.confirmations = confirmations
+        self._witnesses = Witnesses(witnesses) if witnesses else None
+        self._agreed: BlockInfo | None = None
         self._node_calls_back = True
 
     def head(self) -> int:
@@ -48,6 +59,35 @@ class Chain:
 
     def confirmed(self) -> BlockInfo:
         """The newest confirmed block; the genesis is always confirmed."""
+        buried = self._buried()
+        if self._witnesses is None or buried.number == 0:
+            return buried
+        if buried != self._agreed and self._witnesses.agree(buried.number, buried.hash):
+            self._agreed = buried
+        # What most nodes told last holds until most tell of something else.
+        return self._agreed or self.block(0)
+
+    @property
+    def shortcoming(self) -> str:
+        """What a block lacks that is not confirmed."""
+        told = "" if self._witnesses is None else ", or most of the other nodes do not tell of it"
+        return f"is not yet {self.confirmations} blocks deep{told}"
+
+    def is_deep(self, number: int, head: int) -> bool:
+        """Whether a block has its confirmations under a head."""
+        return self.confirmations == 1 or head - number + 1 >= self.confirmations
+
+    def is_agreed(self, number: int) -> bool:
+        """Whether the witnesses have told of this block of this node's chain, or of one after it."""
+        if self._witnesses is None:
+            return True
+        agreed = self.confirmed()
+        if agreed.number < number:
+            return False
+        here = self.find_block(agreed.number)
+        return here is not None and here.hash == agreed.hash
+
+    def _buried(self) -> BlockInfo:
         newest = self.find_block(None)
         while newest is None or self.confirmations > 1:
             found = self.find_block(max(0, self.head() - self.confirmations + 1))
@@ -86,8 +126,12 @@ class Chain:
         while True:
             left_seconds = max(0.0, deadline - time.monotonic())
             confirmed = max(0, self.wait_for_head(after_block + depth, left_seconds) - depth)
+            if self._witnesses is not None:
+                confirmed = self.confirmed().number
             if confirmed > after_block or left_seconds == 0:
                 return confirmed
+            if self._witnesses is not None:
+                time.sleep(min(AGREEMENT_SECONDS, left_seconds))
 
     def wait_for_head(self, after_number: int, timeout_seconds: float) -> int:
         """Return when the head's number exceeds `after_number`, or soon, or when the time is over.

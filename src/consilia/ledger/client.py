@@ -67,11 +67,12 @@ class Ledger:
         account: Signer | None = None,
         outbox: Outbox | None = None,
         confirmations: int = 1,
+        witnesses: Sequence[str] = (),
         provider: Provider | None = None,
         inclusion_timeout_seconds: float | None = None,
     ) -> None:
         self.deployment = deployment
-        self._chain = Chain(Rpc(url, provider), confirmations)
+        self._chain = Chain(Rpc(url, provider), confirmations, witnesses)
         self._sender: Sender | None = None
         self._chain_id_checked = False
         if account is not None and outbox is not None:
@@ -212,6 +213,14 @@ class Ledger:
     def pay(self, key: str, account: Address, amount_wei: int) -> Receipt:
         """Send money of one's own to another account, such as a newcomer that has none for its first gas."""
         return self._send(key, Call(account, b"", TRANSFER_GAS, amount_wei)).receipt
+
+    def resend(self) -> dict[str, str]:
+        """Send again what no block has: a re-org took it back, or a node forgot it.
+
+        Returns:
+            What a node would not take, by key, and why; it is tried again next time.
+        """
+        return {} if self._sender is None else self._sender.resend()
 
     # Reads
 

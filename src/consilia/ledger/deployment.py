@@ -90,8 +90,11 @@ def deploy(
     outbox: Outbox,
     *,
     provider: Provider | None = None,
+    confirmations: int = 1,
 ) -> Deployment:
     """Deploy registry, escrow and training; called again after a crash, it goes on where it was.
+
+    Until a block has its `confirmations`, a re-org may move the contracts into other blocks; not to other addresses.
 
     Raises:
         InputError: a founder's signature is for another registry address than this account will make.
@@ -99,7 +102,7 @@ def deploy(
     """
     rpc = Rpc(url, provider)
     chain_id = quantity(rpc.call("eth_chainId"))
-    sender = Sender(Chain(rpc, 1), chain_id, account, outbox)
+    sender = Sender(Chain(rpc, confirmations), chain_id, account, outbox)
     registry = contract_address(sender.address, sender.nonce_of("deploy/registry"))
     _check_signatures(founders, chain_id, registry)
     data = contract_abi("registry").deployment([astuple(founder) for founder in founders])

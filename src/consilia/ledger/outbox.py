@@ -1,5 +1,8 @@
 """The outbox: every transaction is signed and on disk, under a key that its caller chose, before it is sent.
 
+What a node has taken is never forgotten: a re-org can take any block back, and then the account's later transactions
+wait for the nonce of each earlier one, also of one that a contract had refused.
+
 A process that dies between deciding and knowing what came of it asks again under the same key and gets the
 same signed bytes. Two transactions for one decision cannot exist: the key is unique, and so is the nonce.
 """
@@ -76,12 +79,16 @@ class Outbox:
         )
 
     def next_nonce(self, chain_id: int, sender: Address, chain_nonce: int) -> int:
-        """The nonce of the next transaction; `chain_nonce` is the first that the chain has not seen."""
+        """The first free nonce from `chain_nonce` on, which the chain has not seen: a gap would hold up all later ones."""
         with self._lock:
-            row = self._database.execute(
-                "SELECT max(nonce) FROM outbox WHERE chain_id = ? AND sender = ?", (chain_id, sender)
-            ).fetchone()
-        return chain_nonce if row[0] is None else max(chain_nonce, row[0] + 1)
+            rows = self._database.execute(
+                "SELECT nonce FROM outbox WHERE chain_id = ? AND sender = ? AND nonce >= ?",
+                (chain_id, sender, chain_nonce),
+            ).fetchall()
+        taken = {row[0] for row in rows}
+        while chain_nonce in taken:
+            chain_nonce += 1
+        return chain_nonce
 
     def add(
         self,
@@ -108,8 +115,17 @@ class Outbox:
             )
             return entry, True
 
+    def retire(self, chain_id: int, sender: Address, key: str) -> None:
+        """Free the key of a transaction that a contract refused. Its bytes stay: they fill their nonce."""
+        with self._exclusive():
+            self._database.execute(
+                "UPDATE outbox SET key = key || ' refused at nonce ' || nonce "
+                "WHERE chain_id = ? AND sender = ? AND key = ?",
+                (chain_id, sender, key),
+            )
+
     def discard(self, chain_id: int, sender: Address, key: str) -> None:
-        """Forget a transaction that can have no effect any more; its key is free again."""
+        """Forget a transaction that no node has taken, or whose nonce another one used; its key is free again."""
         with self._exclusive():
             self._database.execute(
                 "DELETE FROM outbox WHERE chain_id = ? AND sender = ? AND key = ?", (chain_id, sender, key)

@@ -32,8 +32,9 @@ class HttpProvider:
     import: in a round of a small model that was most of what a hospital did.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, read_seconds: float = READ_SECONDS) -> None:
         self._url = urlsplit(url)
+        self._read_seconds = read_seconds
         self._target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
         self._local = threading.local()
 
@@ -63,7 +64,7 @@ class HttpProvider:
             kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
             connection = kind(self._url.hostname or "", self._url.port, timeout=CONNECT_SECONDS)
             connection.connect()
-            connection.sock.settimeout(READ_SECONDS)
+            connection.sock.settimeout(self._read_seconds)
             self._local.connection = connection
         return connection
 

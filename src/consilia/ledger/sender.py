@@ -9,7 +9,7 @@ from typing import Any
 
 from consilia.crypto.custody import Signer
 from consilia.errors import LedgerError, RpcError, TransactionRevertedError, TransactionTimeoutError
-from consilia.ledger.chain import Chain
+from consilia.ledger.chain import AGREEMENT_SECONDS, Chain
 from consilia.ledger.contracts import revert_reason
 from consilia.ledger.outbox import Outbox, OutboxEntry, Signed
 from consilia.ledger.rpc import data_bytes, quantity
@@ -109,17 +109,44 @@ class Sender:
             LedgerUnreachableError: no node answers; the same holds.
             LedgerError: the node refuses it (as for want of funds), or the key stands for another call.
         """
+        entry, fresh = self._keep(key, call)
+        try:
+            return self._bring(entry, fresh, call)
+        except TransactionRevertedError:
+            if fresh:
+                raise
+        # It was signed earlier, perhaps for a history that a re-org has changed: the reason may hold no more.
+        return self._bring(*self._keep(key, call), call)
+
+    def resend(self) -> dict[str, str]:
+        """Send again, in their order, all kept transactions that no block has.
+
+        Returns:
+            What the node would not take, by key, and why.
+        """
+        self._mined = quantity(self._rpc.call("eth_getTransactionCount", self.address, "latest"))
+        lost = self._outbox.from_nonce(self._chain_id, self.address, self._mined)
+        refusals = {entry.key: self._offer(entry) for entry in lost}
+        return {key: why for key, why in refusals.items() if why}
+
+    def _keep(self, key: str, call: Call) -> tuple[OutboxEntry, bool]:
+        """The transaction under a key, and whether it was signed only now."""
         entry = self._outbox.find(self._chain_id, self.address, key)
-        fresh = False
-        if entry is None:
-            fees, nonce = self._fees(), self._first_nonce()
-            entry, fresh = self._outbox.add(
-                self._chain_id, self.address, key, call.digest, nonce, lambda n: self._sign(call, n, fees)
-            )
-        if entry.call_digest != call.digest:
-            raise LedgerError(
-                f"the key {key!r} was already used for another call; finish that one, or take a new key"
-            )
+        if entry is not None and entry.call_digest == call.digest:
+            return entry, False
+        if entry is not None:
+            found = self._included(entry.signed.transaction_hash)
+            if found is None or quantity(found["status"]) == 1:
+                raise LedgerError(
+                    f"the key {key!r} was already used for another call; finish that one, or take a new key"
+                )
+            self._outbox.retire(self._chain_id, self.address, key)
+        fees, nonce = self._fees(), self._first_nonce()
+        return self._outbox.add(
+            self._chain_id, self.address, key, call.digest, nonce, lambda n: self._sign(call, n, fees)
+        )
+
+    def _bring(self, entry: OutboxEntry, fresh: bool, call: Call) -> Included:
         if fresh or self._included(entry.signed.transaction_hash) is None:
             self._broadcast(entry, fresh)
         return self._confirmed(entry, call)
@@ -160,18 +187,19 @@ class Sender:
         for waiting in self._outbox.from_nonce(self._chain_id, self.address, mined):
             if waiting.nonce > entry.nonce:
                 break
-            try:
-                self._rpc.call("eth_sendRawTransaction", "0x" + waiting.signed.raw.hex())
-            except RpcError as error:
-                self._weigh_refusal(waiting, error, fresh and waiting.key == entry.key)
+            if refusal := self._offer(waiting):
+                if fresh and waiting.key == entry.key:  # no node has ever had it
+                    self._outbox.discard(self._chain_id, self.address, entry.key)
+                raise LedgerError(f"the ledger node refused {waiting.key!r}: {refusal}")
 
-    def _weigh_refusal(self, entry: OutboxEntry, error: RpcError, never_sent: bool) -> None:
-        known = self._rpc.call("eth_getTransactionByHash", "0x" + entry.signed.transaction_hash.hex())
-        if known is not None:
-            return  # it is there already, waiting or in a block
-        if never_sent:
-            self._outbox.discard(self._chain_id, self.address, entry.key)
-        raise LedgerError(f"the ledger node refused {entry.key!r}: {error}") from error
+    def _offer(self, entry: OutboxEntry) -> str:
+        """Give a transaction to the node; why it does not take it, or "" if it has it."""
+        try:
+            self._rpc.call("eth_sendRawTransaction", "0x" + entry.signed.raw.hex())
+        except RpcError as error:
+            known = self._rpc.call("eth_getTransactionByHash", "0x" + entry.signed.transaction_hash.hex())
+            return "" if known is not None else str(error)  # known: it waits there already, or is in a block
+        return ""
 
     def _forget_replaced(self, entry: OutboxEntry) -> None:
         self._outbox.discard(self._chain_id, self.address, entry.key)
@@ -189,7 +217,9 @@ class Sender:
             # come between, the depth is underestimated.
             head = self._head
             found = self._included(entry.signed.transaction_hash)
-            if found is not None and self._is_deep(quantity(found["blockNumber"]), head):
+            number = None if found is None else quantity(found["blockNumber"])
+            deep = number is not None and self._chain.is_deep(number, head)
+            if found is not None and number is not None and deep and self._chain.is_agreed(number):
                 return self._checked(entry, call, found)
             now = time.monotonic()
             if now >= deadline:
@@ -198,14 +228,14 @@ class Sender:
                 resend_at = now + RESEND_SECONDS
                 if found is None:
                     self._broadcast(entry)
-            self._head = self._chain.wait_for_head(head, max(0.0, min(deadline, resend_at) - now))
-
-    def _is_deep(self, block_number: int, head: int) -> bool:
-        confirmations = self._chain.confirmations
-        return confirmations == 1 or head - block_number + 1 >= confirmations
+            if deep:  # only the witnesses have not told of it yet
+                time.sleep(AGREEMENT_SECONDS)
+                self._head = self._chain.head()
+            else:
+                self._head = self._chain.wait_for_head(head, max(0.0, min(deadline, resend_at) - now))
 
     def _late(self, entry: OutboxEntry, found: dict[str, Any] | None) -> str:
-        state = "is in no block" if found is None else f"is not yet {self._chain.confirmations} blocks deep"
+        state = "is in no block" if found is None else self._chain.shortcoming
         return (
             f"{entry.key!r} (0x{entry.signed.transaction_hash.hex()}) {state} after "
             f"{self._timeout_seconds:g} s at {self._rpc.url}: see that the chain makes blocks; the same call "
@@ -224,8 +254,7 @@ class Sender:
         if quantity(found["status"]) != 1:
             reason = self._reason(call, receipt)
             # It did nothing and its nonce is spent: another transaction for this decision is no double one.
-            self._outbox.discard(self._chain_id, self.address, entry.key)
-            self._chain_nonce = max(self._first_nonce(), entry.nonce + 1)
+            self._outbox.retire(self._chain_id, self.address, entry.key)
             raise TransactionRevertedError(f"{entry.key}: {reason or 'reverted without a reason'}", reason)
         return Included(receipt, tuple(found["logs"]), found.get("contractAddress"))
 

@@ -46,6 +46,9 @@ class LocalTrainer(Protocol):
 SERVER_GRACE_SECONDS = 3 * 86_400
 """How long after a deadline a silent server is waited for (contracts/training.vy has the same number)."""
 
+CLAIM_TOO_EARLY = "escrow: nothing to claim"
+"""How the escrow refuses a claim that a re-org has put before the settlement; the log will tell, and then again."""
+
 TrainerFactory = Callable[[TaskSpec, int], LocalTrainer]
 """Makes the trainer of a TaskSpec; the number is this hospital's own random seed."""
 
@@ -76,6 +79,10 @@ class Hospital(Party):
         for tasks in self.follow():
             for task in tasks.values():
                 self.advance(task)
+
+    def history_changed(self) -> None:
+        """What was over may have begun again."""
+        self._over.clear()
 
     def advance(self, task: TaskLog) -> None:
         """Do the next thing that a task asks of this hospital, if there is one."""
@@ -108,7 +115,7 @@ class Hospital(Party):
         try:
             self.ledger.enrol(f"enrol/{task.task_id}", task.task_id)
         except TransactionRevertedError as error:
-            self.state.remember(f"refused/{task.task_id}", error.reason)
+            self._over.add(task.task_id)  # not for good: another history may admit it
             self.report("refused", task_id=task.task_id, reason=error.reason)
             return
         self.report("enrolled", task_id=task.task_id, title=spec.title)
@@ -147,7 +154,8 @@ class Hospital(Party):
 
     def _take_part(self, task: TaskLog, current: RoundLog) -> None:
         opened = current.opened
-        name = f"update/{task.task_id}/{opened.round_index}"
+        # Named by the model as well: a re-org may open the same round with another one.
+        name = f"update/{task.task_id}/{opened.round_index}/{str(opened.model_digest)[:16]}"
         weights = self.work_file(task.task_id, "update.safetensors")
         trainer = self._trainer(task, task.spec)
         began = time.monotonic()
@@ -247,6 +255,8 @@ class Hospital(Party):
                 self.ledger.claim(f"claim/{task.task_id}", task.task_id)
         except TransactionRevertedError as error:
             self.report("claim refused", task_id=task.task_id, reason=error.reason)
+            if error.reason == CLAIM_TOO_EARLY:
+                return
         self._over.add(task.task_id)
         self._trainers.pop(task.task_id, None)
         self.clear_work(task.task_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import EventLog
 from consilia.ledger.outbox import Outbox
+from consilia.ledger.sender import RESEND_SECONDS
 from consilia.protocols.training import TaskContexts
 from consilia.roles.keys import PartyKeys, open_keys
 from consilia.roles.progress import Report
@@ -53,9 +55,13 @@ class Party:
             Deployment.load(settings.ledger.deployment),
             account=self.account,
             outbox=Outbox(home / "outbox.sqlite"),
-            confirmations=settings.ledger.confirmations,
+            confirmations=settings.ledger.depth,
+            witnesses=settings.ledger.witnesses,
         )
         self._events = EventLog(self.ledger)
+        self._reorganisations = 0
+        self._resend_at = 0.0
+        self._waiting: dict[str, str] = {}
 
     def contexts(self, task: TaskLog) -> TaskContexts:
         """The contexts of a task's artifacts."""
@@ -68,13 +74,33 @@ class Party:
 
     def tasks(self) -> dict[int, TaskLog]:
         """All tasks as the ledger tells them now."""
-        return fold(self._events.refresh())
+        events = self._events.refresh()
+        if self._events.reorganisations > self._reorganisations:
+            self._reorganisations = self._events.reorganisations
+            self._resend_at = 0.0
+            self.report("history changed", block=self._events.block)
+            self.history_changed()
+        return fold(events)
+
+    def history_changed(self) -> None:
+        """A re-org took confirmed events back: forget what was concluded from them; the log tells what holds now."""
+
+    def _resend(self) -> None:
+        """Now and then: no decision may be lost because a re-org or a node dropped its transaction."""
+        if time.monotonic() < self._resend_at:
+            return
+        self._resend_at = time.monotonic() + RESEND_SECONDS
+        waiting = self.ledger.resend()
+        for key in waiting.keys() - self._waiting.keys():
+            self.report("transaction waits", key=key, reason=waiting[key])
+        self._waiting = waiting
 
     def follow(self) -> Iterator[dict[int, TaskLog]]:
         """The tasks now, and again whenever the ledger moves or WAIT_SECONDS have passed."""
         head = 0
         while True:
             tasks = self.tasks()
+            self._resend()
             head = max(head, self._events.block)
             yield tasks
             head = self.ledger.wait(head, WAIT_SECONDS)

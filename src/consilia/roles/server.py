@@ -11,6 +11,7 @@ from consilia.artifact import read_frame
 from consilia.crypto.key_string import seal_key_string
 from consilia.crypto.keys import Identity
 from consilia.errors import (
+    HistoryChangedError,
     SpecError,
     StoreError,
     StoreUnreachableError,
@@ -52,6 +53,8 @@ OPENERS = 2
 OVERTAKEN = ("training: task keys missing", "training: task key already issued")
 """How the contract refuses what was decided before the newest enrolment was confirmed."""
 
+OTHER_UPDATES = "training: other updates than judged"
+
 InitialModel = Callable[[TaskSpec, Path], None]
 """Writes w_0 of a spec into a file; the same bytes each time."""
 
@@ -78,6 +81,27 @@ class Server(Party):
         Raises:
             TaskFailedError: too few hospitals enrolled, or a round ended below its quorum.
         """
+        while True:
+            try:
+                return self._run_once(spec, initial_model)
+            except HistoryChangedError:
+                continue
+            except TransactionRevertedError:
+                if not self._history_has_changed():  # the refusal may be older news than the log has
+                    raise
+
+    def history_changed(self) -> None:
+        """Begin again: whatever was done is on the ledger, or in the outbox, or not done."""
+        raise HistoryChangedError("the ledger's history has changed")
+
+    def _history_has_changed(self) -> bool:
+        try:
+            self.tasks()
+        except HistoryChangedError:
+            return True
+        return False
+
+    def _run_once(self, spec: TaskSpec, initial_model: InitialModel) -> TaskLog:
         task_id = self._publish(spec, initial_model)
         self._enrol(task_id)
         self._start(task_id)
@@ -228,7 +252,15 @@ class Server(Party):
             waited = time.monotonic()
             closing = self._aggregate(self._task(task_id), round_index, examined)
         aggregated = time.monotonic()
-        self.ledger.close_round(f"close/{task_id}/{round_index}", task_id, round_index, **closing.arguments())
+        key = f"close/{task_id}/{round_index}"
+        try:
+            self.ledger.close_round(key, task_id, round_index, **closing.arguments())
+        except TransactionRevertedError as error:
+            if error.reason != OTHER_UPDATES:
+                raise
+            # A re-org brought the updates back in another order, or others among them: judge them again.
+            self.state.remember(_closing_name(task_id, round_index), "")
+            return self._run_round(task_id, round_index)
         self.report(
             "round closed",
             task_id=task_id,
@@ -338,7 +370,7 @@ class Server(Party):
     def _kept_closing(self, task_id: int, round_index: int) -> Closing | None:
         """What was decided before a crash; deciding again, with one more update, would register another model."""
         text = self.state.fact(_closing_name(task_id, round_index))
-        return None if text is None else Closing.from_json(text)
+        return Closing.from_json(text) if text else None
 
     def _publish_model(self, task: TaskLog, round_index: int, digest: Digest) -> SealedArtifact:
         path = self._model_path(task, round_index)
