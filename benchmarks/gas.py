@@ -56,19 +56,16 @@ class GasOfTask:
     first_update: int
     """The dearest registration of a hospital's first round: some words are new."""
     update: int
-    """The dearest registration of later rounds."""
+    """The dearest registration of later rounds: the first of a round, which sets its counter to 1 again."""
     close_round: int
     """The dearest of all rounds."""
     settle: int
     """All hospitals' shares together."""
     claim: int
+    round: int
+    """The last round: all registrations and its closing."""
     round_bytes: int
     """What the last round added to the chain file."""
-
-    @property
-    def round(self) -> int:
-        """A whole round after the first."""
-        return self.hospitals * self.update + self.close_round
 
 
 class Town:
@@ -173,7 +170,8 @@ def _run(town: Town, hospitals: int) -> GasOfTask:
         size = town.bytes()
         names = [_digest(f"{kind} {index}") for kind in ("root", "key hash", "metrics")]
         arguments = (task_id, index, *names[:2], 10**8, 1000, names[2])
-        updates.append(max(town.all_call("training", "register_update", *arguments)))
+        registrations = town.all_call("training", "register_update", *arguments)
+        updates.append(max(registrations))
         town.next_second()
         closings.append(_close(town, task_id, index, hospitals))
     size = town.bytes() - size
@@ -190,6 +188,7 @@ def _run(town: Town, hospitals: int) -> GasOfTask:
         close_round=max(closings),
         settle=shares.gas_used,
         claim=claim,
+        round=sum(registrations) + closings[-1],
         round_bytes=size,
     )
 

@@ -216,7 +216,7 @@ def main() -> None:
             "hospitals": options.hospitals,
             "rounds": options.rounds,
             "measured": [asdict(item) for pair in pairs for item in pair],
-            "gas": [asdict(item) | {"round": item.round} for item in gas],
+            "gas": [asdict(item) for item in gas],
         }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
