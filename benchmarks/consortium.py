@@ -59,7 +59,7 @@ def make_homes(home: Path, hospitals: int, rounds: int, megabytes: float) -> Hom
     members = layout.make_members(home, [*names, layout.SERVER])
     ports = layout.free_ports(hospitals)
     layout.write_genesis(home / "genesis.json", members, now)
-    layout.write_server(home, ports[0])
+    layout.write_server(home, ports)
     for number in range(1, hospitals + 1):
         layout.write_hospital(home, number, ports, layout.HospitalData(home))
     (home / "task.toml").write_text(TASK.format(rounds=rounds, hospitals=hospitals))

@@ -44,7 +44,7 @@ def test_relative_paths_start_at_the_home(tmp_path: Path) -> None:
     assert settings.store.path == Path("/elsewhere/store")
     assert settings.data.path == home / "data" and settings.data.patients == home / "patients.txt"
     assert settings.node and settings.node.genesis.resolve() == tmp_path / "genesis.json"
-    assert settings.policy.minimum_quorum == 2 and settings.ledger.confirmations == 1
+    assert settings.policy.minimum_quorum == 2 and settings.ledger.depth == 3
 
 
 def test_a_server_needs_neither_data_nor_node(tmp_path: Path) -> None:

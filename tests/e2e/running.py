@@ -105,7 +105,7 @@ class RunningConsortium:
         self.ports = layout.free_ports(hospitals)
         for number in range(1, hospitals + 1):
             layout.write_hospital(home, number, self.ports, layout.HospitalData(Path("data")))
-        layout.write_server(home, self.ports[0])
+        layout.write_server(home, self.ports)
         layout.write_network(home, hospitals)
         if store is not None:
             self._use_store(store)

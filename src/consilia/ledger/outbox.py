@@ -79,7 +79,7 @@ class Outbox:
         )
 
     def next_nonce(self, chain_id: int, sender: Address, chain_nonce: int) -> int:
-        """The first free nonce from `chain_nonce` on, which the chain has not seen: a gap would hold up all later ones."""
+        """The first free nonce; the chain has not seen `chain_nonce`. A gap would hold up all later ones."""
         with self._lock:
             rows = self._database.execute(
                 "SELECT nonce FROM outbox WHERE chain_id = ? AND sender = ? AND nonce >= ?",

@@ -202,7 +202,7 @@ def rotate_identity(home: Path, keys: KeysSection, place: LedgerSection) -> tupl
         Deployment.load(place.deployment),
         account=signer,
         outbox=Outbox(home / "outbox.sqlite"),
-        confirmations=place.confirmations,
+        confirmations=place.depth,
     )
     if ledger.member(signer.address).recipient_key != recipient:
         proposal = propose_recipient(ledger, recipient, signer, open_identities(keys))

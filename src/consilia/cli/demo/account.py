@@ -45,14 +45,13 @@ from consilia.protocols.training import RoundReport
 from consilia.roles.audit import AuditResult, audit
 from consilia.roles.ledger_view import names_of
 from consilia.roles.task_log import TaskLog
-from consilia.settings import DataSection
+from consilia.settings import CONFIRMATIONS, DataSection
 from consilia.store.directory import DirectoryStore
 from consilia.values import Address
 
 if TYPE_CHECKING:
     from consilia.cli.demo.run import Clock, Course, Yardstick
 
-CONFIRMATIONS = 1
 EXAMPLE_SLICES = 6
 SCORED_ROUNDS = 8
 """Rounds whose global model is scored for the learning curve; scoring every one could take longer than training."""
@@ -265,7 +264,7 @@ def _ledger(audited: AuditResult, reorgs: int, names: dict[Address, str]) -> Led
         contracts=Contracts(
             registry=deployment.registry, training=deployment.training, escrow=deployment.escrow
         ),
-        confirmations=CONFIRMATIONS,
+        confirmations=CONFIRMATIONS["embedded"],
     )
 
 

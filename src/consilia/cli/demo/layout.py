@@ -89,10 +89,9 @@ def write_hospital(home: Path, number: int, ports: Sequence[int], data: Hospital
     """Write a hospital's settings; its node's peers are all the other hospitals' nodes."""
     name = f"hospital-{number}"
     port = ports[number - 1]
-    peers = ", ".join(f'"http://127.0.0.1:{other}"' for other in ports if other != port)
-    node = f'[node]\ngenesis = "../genesis.json"\nport = {port}\npeers = [{peers}]\n'
+    node = f'[node]\ngenesis = "../genesis.json"\nport = {port}\npeers = [{_others(ports, port)}]\n'
     own = "" if data.patients_file is None else f'patients = "{data.patients_file}"\n'
-    text = _common(name, port) + node + f'\n[data]\npath = "{data.path}"\n{own}' + _POLICY
+    text = _common(name, ports, port) + node + f'\n[data]\npath = "{data.path}"\n{own}' + _POLICY
     (home / name / SETTINGS_FILE).write_text(text)
 
 
@@ -103,17 +102,23 @@ purposes = ["research"]
 """
 
 
-def write_server(home: Path, port: int) -> None:
-    """Write the server's settings; it talks to the first hospital's node."""
-    (home / SERVER / SETTINGS_FILE).write_text(_common(SERVER, port))
+def write_server(home: Path, ports: Sequence[int]) -> None:
+    """Write the server's settings; it talks to the first hospital's node, and believes what most nodes tell."""
+    (home / SERVER / SETTINGS_FILE).write_text(_common(SERVER, ports, ports[0]))
 
 
-def _common(name: str, port: int) -> str:
+def _others(ports: Sequence[int], own: int) -> str:
+    return ", ".join(f'"http://127.0.0.1:{port}"' for port in ports if port != own)
+
+
+def _common(name: str, ports: Sequence[int], port: int) -> str:
     return f"""name = "{name}"
 
 [ledger]
 url = "http://127.0.0.1:{port}"
 deployment = "../deployment.json"
+confirmations = "embedded"
+witnesses = [{_others(ports, port)}]
 
 [store]
 path = "../store"

@@ -116,7 +116,7 @@ def _make_homes(home: Path, plan: Plan) -> list[layout.MemberKeys]:
     names = [f"hospital-{number}" for number in range(1, plan.hospitals + 1)]
     members = layout.make_members(home, [*names, layout.SERVER])
     layout.write_genesis(home / "genesis.json", members, plan.started_at)
-    layout.write_server(home, plan.ports[0])
+    layout.write_server(home, plan.ports)
     layout.write_network(home, plan.hospitals)
     return members
 
