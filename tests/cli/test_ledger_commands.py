@@ -25,7 +25,7 @@ from consilia.roles.ledger_view import open_view
 from consilia.values import Digest
 from tests.consortium import REWARD_WEI, Consortium, consortium
 
-LISTINGS = ["status", "status --task 1", "blocks", "blocks --all", "events", "tx", "rewards"]
+LISTINGS = ["status", "status --task TASK", "blocks", "blocks --all", "events", "tx", "rewards"]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,11 @@ def records(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ledger(*arguments, "--format", "json").splitlines()]
 
 
+def number(made: Consortium) -> str:
+    """The id of the one task, as a person types it."""
+    return str(made.task().task_id)
+
+
 def home(made: Consortium) -> list[str]:
     return ["--home", str(made.home)]
 
@@ -72,7 +77,7 @@ def home(made: Consortium) -> list[str]:
 @pytest.mark.parametrize("columns", [80, 100])
 @pytest.mark.parametrize("command", LISTINGS)
 def test_tables_fit_and_cut_nothing_off(run: Consortium, command: str, columns: int) -> None:
-    said = ledger(*command.split(), *home(run), columns=columns)
+    said = ledger(*command.replace("TASK", number(run)).split(), *home(run), columns=columns)
     assert said.strip() and max(map(len, said.splitlines())) <= columns
     assert "hospital-1" in said
     headings = next((line for line in said.splitlines() if line.startswith(("block", "hospital "))), "")
@@ -80,7 +85,7 @@ def test_tables_fit_and_cut_nothing_off(run: Consortium, command: str, columns: 
 
 
 def test_a_task_is_told_with_its_links(run: Consortium) -> None:
-    (task,) = records("status", "--task", "1", *home(run))
+    (task,) = records("status", "--task", number(run), *home(run))
     names = {hospital["hospital"]["name"] for hospital in task["enrolled"]}
     assert names == {"hospital-1", "hospital-2", "hospital-3"}
     assert (task["phase"], task["server"]["name"], len(task["rounds"])) == ("finished", "server", 2)
@@ -122,7 +127,7 @@ def test_every_event_of_every_contract_is_there(run: Consortium) -> None:
     ]
     assert {e["contract"] for e in told} == set(run.deployment.contracts)
     assert all(e["event"] and e["by"]["name"] for e in told)
-    of_task = records("events", "--task", "1", *home(run))
+    of_task = records("events", "--task", number(run), *home(run))
     assert {e["contract"] for e in of_task} == {"training", "escrow"}
     assert {e["task_id"] for e in of_task} == {1}
 
@@ -135,8 +140,8 @@ def test_blocks_tell_who_mined_and_who_recorded(run: Consortium) -> None:
     for parent, child in pairwise(everything):
         assert child["parent_hash"] == parent["hash"]
     assert all(t["events"] for b in listed for t in b["transactions"])
-    task_blocks = {b["block_number"] for b in records("blocks", "--task", "1", *home(run))}
-    assert task_blocks == {e["block_number"] for e in records("events", "--task", "1", *home(run))}
+    task_blocks = {b["block_number"] for b in records("blocks", "--task", number(run), *home(run))}
+    assert task_blocks == {e["block_number"] for e in records("events", "--task", number(run), *home(run))}
     part = records("blocks", "--from", "4", "--to", "6", "--all", *home(run))
     assert [b["block_number"] for b in part] == [4, 5, 6]
 
@@ -272,7 +277,7 @@ def test_another_chain_or_home_is_refused(run: Consortium, empty: Consortium, tm
     with pytest.raises(InputError, match=r"network\.json or consilia\.toml"):
         ledger("status", "--home", str(tmp_path))
     with pytest.raises(InputError, match="not both"):
-        ledger("blocks", "--all", "--task", "1", *home(run))
+        ledger("blocks", "--all", "--task", number(run), *home(run))
 
 
 def test_a_damaged_chain_file_is_an_error_and_no_traceback(run: Consortium, tmp_path: Path) -> None:
