@@ -236,7 +236,12 @@ class PolicySection(_Section):
 class Network(_Section):
     """Where the pieces of a consortium lie that runs in one home, as the demo makes it; the audit starts from here."""
 
-    genesis: Path
+    genesis: Path | None = None
+    """Of the embedded chain; left out where the contracts are on a network of another engine."""
+    url: str | None = None
+    """A node of that other network; what it tells is believed, its chain is not replayed."""
+    confirmations: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How deep a block of that network must lie to be audited."""
     deployment: Path
     store: StoreSection
     server: Path | None = None
@@ -247,6 +252,14 @@ class Network(_Section):
     @classmethod
     def _folder(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _has_one_ledger(self) -> Network:
+        if (self.genesis is None) == (self.url is None):
+            raise ValueError(
+                "expected genesis, of the embedded chain, or url, of another network: one of the two"
+            )
+        return self
 
     @classmethod
     def load(cls, home: Path) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,7 @@ class RunningConsortium:
         (home / "task.toml").write_text(self.spec)
         write_first_model(parse_toml(self.spec), home / "first.safetensors")
         self.members = members
+        self.url: str | None = None
         self.parties: dict[str, PartyProcess] = {}
 
     def __enter__(self) -> RunningConsortium:
@@ -123,18 +125,34 @@ class RunningConsortium:
 
     def start(self) -> None:
         """Start the hospitals, deploy the contracts, start the server."""
-        for name in self.names:
-            self.start_hospital(name)
-        for name in self.names:
-            self.parties[name].wait_for("node ready")
+        if self.url is None:
+            for name in self.names:
+                self.start_hospital(name)
+            for name in self.names:
+                self.parties[name].wait_for("node ready")
         founders = layout.founders_of(self.members, self.started_at)
         outbox = Outbox(self.home / "server" / "outbox.sqlite")
-        url = f"http://127.0.0.1:{self.ports[0]}"
+        url = self.url or f"http://127.0.0.1:{self.ports[0]}"
         deployment = deploy(url, self.members[-1].account, founders, outbox)
         outbox.close()
         deployment.save(self.home / "deployment.partial")
         (self.home / "deployment.partial").replace(self.home / "deployment.json")
+        if self.url is not None:
+            for name in self.names:
+                self.start_hospital(name)
         self.start_server()
+
+    def use_network(self, url: str) -> None:
+        """Put the ledger on an EVM network that runs already; no hospital has a node of its own."""
+        for name in [*self.names, layout.SERVER]:
+            file = self.home / name / SETTINGS_FILE
+            text = re.sub(r"\[node\]\n(?:\w+ = .*\n)+", "", file.read_text())
+            text = re.sub(r'url = ".*"', f'url = "{url}"', text)
+            text = text.replace('"embedded"', '"finality"')
+            file.write_text(re.sub(r"witnesses = .*", "witnesses = []", text))
+        network = Network.load(self.home).model_dump(exclude={"genesis"}, exclude_unset=True)
+        Network(**network, url=url).save(self.home)
+        self.url = url
 
     def _use_store(self, store: StoreSection) -> None:
         for name in [*self.names, layout.SERVER]:
@@ -168,7 +186,7 @@ class RunningConsortium:
         """Wait until every node knows of the last claim, and the server has ended."""
         for name in self.names:
             self.parties[name].wait_for("done")
-        for port in self.ports:
+        for port in self.ports if self.url is None else ():
             ledger = self.ledger(port)
             while sum(isinstance(event, Claimed) for event in ledger.events()) < len(self.names):
                 ledger.wait(ledger.confirmed_block().number, 5.0)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,11 +74,18 @@ def anvil_binary() -> Path:
 @pytest.fixture
 def anvil(anvil_binary: Path) -> Iterator[str]:
     """The URL of a fresh anvil that makes a block for each transaction."""
+    with running_anvil(anvil_binary) as url:
+        yield url
+
+
+@contextmanager
+def running_anvil(binary: Path, *options: str) -> Iterator[str]:
+    """An anvil with London's rules, by its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        str(anvil_binary),
+        str(binary),
         "--host",
         "127.0.0.1",
         "--port",
@@ -85,6 +93,7 @@ def anvil(anvil_binary: Path) -> Iterator[str]:
         "--silent",
         "--hardfork",
         "london",
+        *options,
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"

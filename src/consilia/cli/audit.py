@@ -50,8 +50,9 @@ def verify(
     result = audit(home, say)
     say(
         "all in order",
-        height=result.chain.height,
-        transactions=result.chain.transactions,
+        height=result.height,
+        transactions=result.transactions,
+        replayed=result.chain is not None,
         shares=result.shares,
         objects=result.objects,
         models_rederived=result.models_rederived,

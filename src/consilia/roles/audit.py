@@ -18,6 +18,7 @@ from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.audit_chain import replay_all
+from consilia.roles.audit_told import read_ledger, told_by_node
 from consilia.roles.audit_money import check_escrow, check_shares
 from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
@@ -35,7 +36,11 @@ from consilia.values import ArtifactContext, Digest
 class AuditResult:
     """What was found to be in order, and what was read on the way."""
 
-    chain: ReplayReport
+    chain: ReplayReport | None
+    """None for a network of another engine: its chain is believed, not replayed."""
+    height: int
+    transactions: int
+    """On the embedded chain all, elsewhere those that the contracts logged."""
     tasks: dict[int, TaskLog]
     deployment: Deployment
     block_seconds: dict[int, int]
@@ -57,17 +62,23 @@ def audit(home: Path, report: Report) -> AuditResult:
     began = time.monotonic()
     network = Network.load(home)
     deployment = Deployment.load(network.deployment)
-    chain, file = replay_all(network, report)
-    with closing(open_readonly_provider(file, Genesis.load(network.genesis))) as provider:
-        ledger = Ledger("chain file", deployment, provider=provider)
-        events = ledger.events()
-        open_wei, escrow_wei = ledger.open_wei(), ledger.balance_wei(deployment.escrow)
-        block_seconds = {
-            number: ledger.block(number).timestamp for number in {e.block_number for e in events}
-        }
-    result = AuditResult(chain, fold(events), deployment, block_seconds)
-    check_escrow(events, open_wei, escrow_wei)
-    report("money conserved", escrow_wei=str(escrow_wei))
+    if network.genesis is None:
+        chain, told = None, told_by_node(network, deployment, report)
+    else:
+        chain, file = replay_all(network, report)
+        with closing(open_readonly_provider(file, Genesis.load(network.genesis))) as provider:
+            told = read_ledger(Ledger("chain file", deployment, provider=provider))
+    events, block_seconds = told.events, told.block_seconds
+    result = AuditResult(
+        chain=chain,
+        height=told.height if chain is None else chain.height,
+        transactions=len({e.transaction_hash for e in events}) if chain is None else chain.transactions,
+        tasks=fold(events),
+        deployment=deployment,
+        block_seconds=block_seconds,
+    )
+    check_escrow(events, told.open_wei, told.escrow_wei)
+    report("money conserved", escrow_wei=str(told.escrow_wei))
     result.shares = sum(check_shares(task, events, block_seconds, report) for task in result.tasks.values())
     report("shares computed again", shares=result.shares)
     store = open_store(network.store)

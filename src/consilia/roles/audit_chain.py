@@ -49,6 +49,7 @@ def replay_all(network: Network, report: Report) -> tuple[ReplayReport, Path]:
     Raises:
         AuditError: a file is damaged or breaks a rule, or two files tell different histories.
     """
+    assert network.genesis is not None, "only the embedded chain can be replayed"
     genesis = Genesis.load(network.genesis)
     files = [hospital / CHAIN_FILE for hospital in network.hospitals]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

@@ -244,6 +244,7 @@ def _bytes(home: Path, task: TaskLog) -> Bytes:
 
 def _ledger(audited: AuditResult, reorgs: int, names: dict[Address, str]) -> Ledger:
     chain, deployment = audited.chain, audited.deployment
+    assert chain is not None, "a demo runs on the embedded chain"
     return Ledger(
         chain_id=deployment.chain_id,
         height=chain.height,
@@ -273,6 +274,7 @@ def _rewards(task: TaskLog, audited: AuditResult, names: dict[Address, str]) -> 
     for account in audited.reports.values():
         for line in account.included:
             examples[line.hospital] = examples.get(line.hospital, 0) + line.num_examples
+    block_rewards_wei = audited.chain.rewards_wei if audited.chain is not None else {}
     return [
         Reward(
             hospital=name,
@@ -280,7 +282,7 @@ def _rewards(task: TaskLog, audited: AuditResult, names: dict[Address, str]) -> 
             num_examples=examples.get(account, 0),
             share_wei=task.shares_wei.get(account, 0),
             claimed=account in task.claimed,
-            block_reward_wei=audited.chain.rewards_wei.get(account, 0),
+            block_reward_wei=block_rewards_wei.get(account, 0),
         )
         for account, name in names.items()
     ]
