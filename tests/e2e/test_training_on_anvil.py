@@ -25,7 +25,7 @@ ROUNDS = 2
 
 
 @pytest.fixture(params=[(), ("--block-time", "1")], ids=["a block a transaction", "a block a second"])
-def network(anvil_binary: Path, request: pytest.FixtureRequest) -> Iterator[str]:  # noqa: F811
+def network(anvil_binary: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     with running_anvil(anvil_binary, "--chain-id", str(CHAIN_ID), *request.param) as url:
         yield url
 

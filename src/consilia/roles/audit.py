@@ -18,8 +18,8 @@ from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.audit_chain import replay_all
-from consilia.roles.audit_told import read_ledger, told_by_node
 from consilia.roles.audit_money import check_escrow, check_shares
+from consilia.roles.audit_told import read_ledger, told_by_node
 from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
 from consilia.roles.rounds import read_metrics, require_registered
