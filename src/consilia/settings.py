@@ -93,8 +93,8 @@ CONFIRMATIONS = {
     "embedded": 3,
     # QBFT, IBFT, Raft, a single sealer: a block that is there stays.
     "finality": 1,
-    # Ethereum's and its exchanges' old rule: at 10 % of the work an attacker overtakes 12 blocks once in 10^8 attempts
-    # (Nakamoto 2008, section 11).
+    # The old rule of Ethereum's exchanges: with a tenth of the work an attacker overtakes so many blocks in fewer than
+    # one of a million attempts (Nakamoto 2008, section 11).
     "proof-of-work": 12,
 }
 """How deep a block must lie before money or secrets follow it, by kind of engine."""
