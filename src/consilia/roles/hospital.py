@@ -154,8 +154,7 @@ class Hospital(Party):
 
     def _take_part(self, task: TaskLog, current: RoundLog) -> None:
         opened = current.opened
-        # Named by the model as well: a re-org may open the same round with another one.
-        name = f"update/{task.task_id}/{opened.round_index}/{str(opened.model_digest)[:16]}"
+        name = f"update/{task.task_id}/{opened.round_index}"
         weights = self.work_file(task.task_id, "update.safetensors")
         trainer = self._trainer(task, task.spec)
         began = time.monotonic()
