@@ -129,7 +129,7 @@ def test_every_event_of_every_contract_is_there(run: Consortium) -> None:
     assert all(e["event"] and e["by"]["name"] for e in told)
     of_task = records("events", "--task", number(run), *home(run))
     assert {e["contract"] for e in of_task} == {"training", "escrow"}
-    assert {e["task_id"] for e in of_task} == {1}
+    assert {e["task_id"] for e in of_task} == {int(number(run))}
 
 
 def test_blocks_tell_who_mined_and_who_recorded(run: Consortium) -> None:

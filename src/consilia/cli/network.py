@@ -293,6 +293,7 @@ def _write_founder_settings(home: Path, name: str, role: str, data: Path | None,
         store=plan.store,
         data=data.resolve() if data is not None and role == "hospital" else None,
         port=plan.port if plan.engine == "embedded" else None,
+        confirmations="embedded" if plan.engine == "embedded" else "finality",
     )
     (home / SETTINGS_FILE).write_text(seat.toml())
 

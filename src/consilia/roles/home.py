@@ -75,6 +75,8 @@ class Seat:
     port: int | None = None
     peers: tuple[str, ...] = ()
     applications: tuple[str, ...] = ("CT",)
+    confirmations: str = "embedded"
+    """The engine's preset (settings.CONFIRMATIONS); who joins a network that can fork raises it by hand."""
 
     def toml(self) -> str:
         """The settings as a person would write them."""
@@ -84,6 +86,7 @@ class Seat:
             "[ledger]",
             f'url = "{self.url}"',
             'deployment = "deployment.json"',
+            f'confirmations = "{self.confirmations}"',
             "",
             "[store]",
             *_store_lines(self.store),

@@ -89,7 +89,15 @@ def join(
     shared = store or invite.store
     own_data = data.resolve() if data is not None and chosen is Role.HOSPITAL else None
     mines = chosen is Role.HOSPITAL and bool(invite.peers)
-    node = _write_settings(invite, home, Seat(name, "", shared, own_data, port if mines else None))
+    seat = Seat(
+        name,
+        "",
+        shared,
+        own_data,
+        port if mines else None,
+        confirmations="embedded" if invite.peers else "finality",
+    )
+    node = _write_settings(invite, home, seat)
     _write_chain(invite, home, shared)
     if kept is not None:
         return kept  # the same request however often this is called: a second one would be a second vote

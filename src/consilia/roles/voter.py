@@ -67,7 +67,8 @@ class Voter:
             self.deployment,
             account=account,
             outbox=Outbox(self.home / "outbox.sqlite"),
-            confirmations=self.settings.ledger.confirmations,
+            confirmations=self.settings.ledger.depth,
+            witnesses=self.settings.ledger.witnesses,
         )
 
     # Proposing
