@@ -2,7 +2,8 @@
 
 The calls run on the embedded chain in this process, so the figures are receipts and not estimates; any EVM network
 with London's rules charges the same. The registry takes 64 founders and votes on all others: to have 500 without 436
-votes, it is compiled here with a longer founding list and no other change.
+votes, it is compiled here with a longer founding list and no other change, and deployed by a larger transaction than
+a node would take.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from consilia.contracts import build
 from consilia.ledger import deployment
 from consilia.ledger.client import Founder, Ledger, contract_address, deploy, sign_founder
 from consilia.ledger.contracts import ContractAbi, contract_abi
+from consilia.ledger.embedded import transaction
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.local import LocalNode
 from consilia.ledger.events import UpdateRegistered
@@ -87,7 +89,10 @@ class Town:
         self.node = LocalNode(self.file, genesis, self.server.address)
         self.rpc = Rpc("embedded", self.node.provider())
         outbox = Outbox(home / "outbox.sqlite")
-        with patch.object(deployment, "contract_abi", _with_long_founding_list):
+        with (
+            patch.object(deployment, "contract_abi", _with_long_founding_list),
+            patch.object(transaction, "MAX_TRANSACTION_BYTES", 1 << 20),
+        ):
             self.deployment = deploy(
                 "embedded", self.server, _founders(everybody), outbox, provider=self.node.provider()
             )
