@@ -54,7 +54,7 @@ OVERRIDES |= {
     "forward",
     "wake_and_shutdown",
 }
-RPC_TABLES = {"ChainMethods.", "Gossip.head", "Gossip.blocks_after", "Gossip.announce_"}
+RPC_TABLES = {"ChainMethods."}
 """Answers to JSON-RPC methods; what they do is said where the methods are."""
 
 

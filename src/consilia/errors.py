@@ -86,6 +86,14 @@ class UnknownParentError(ChainError):
     """A block's parent is not stored here yet; its ancestors must be fetched first."""
 
 
+class UntimelyBlockError(ChainError):
+    """A block comes from the future or lies far below the head: not a proof of malice, clocks and links differ."""
+
+
+class MessageError(VerificationError):
+    """A message between nodes is malformed, forged, for somebody else, or not fresh."""
+
+
 class AuditError(VerificationError):
     """The audit found something wrong; the message names the block, transaction or object."""
 
@@ -105,6 +113,14 @@ class LedgerUnreachableError(LedgerError):
 
 class TransactionRefusedError(LedgerError):
     """A transaction can never enter a block as it stands: wrong chain, nonce, signature, gas or funds."""
+
+
+class PeerRefusedError(LedgerError):
+    """Another node answers, and says that it will not do what it was asked."""
+
+
+class NodeStorageError(ConsiliaError):
+    """The node's disk takes or gives nothing; the change at hand was not kept, all before it was."""
 
 
 class RpcError(LedgerError):

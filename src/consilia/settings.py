@@ -85,6 +85,9 @@ class NodeSection(_Section):
     genesis: Path
     port: Annotated[int, Field(ge=1, le=65_535)]
     peers: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    beyond_this_machine: bool = False
+    """Needed for a host or peers other than loopback; the risks are in docs/ledger.md, "Beyond one machine"."""
 
 
 CONFIRMATIONS = {

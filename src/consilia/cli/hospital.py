@@ -54,6 +54,7 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
         keys = open_keys(settings.keys)
         make_trainer = new_trainer or _detector_trainers(settings, report)
         if node is not None:
+            node.give_key(keys.signer)
             node.wait_ready()
             report("node ready")
             _await_deployment(settings.ledger.deployment, report)

@@ -16,8 +16,9 @@ from consilia.errors import AuditError, ChainError, InputError, StoreError, Veri
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.embedded.block import Block
-from consilia.ledger.embedded.chain import Chain, genesis_block
+from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.genesis_block import genesis_block
 from consilia.ledger.embedded.provider import MethodsProvider
 from consilia.ledger.embedded.replay import check_money
 from consilia.ledger.embedded.rpc import ChainMethods

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from eth_account.signers.local import LocalAccount
 
 from consilia.errors import LedgerUnreachableError
 from consilia.ledger.embedded.genesis import Genesis, NodeSettings
-from consilia.ledger.embedded.gossip import PeerConnection
+from consilia.ledger.embedded.node_key import Credentials, NodeKey, delegation_digest
+from consilia.ledger.embedded.peer import PeerConnection, Speaker
+from consilia.ledger.rpc import Rpc
 from tests.ledger.embedded.members import KEYS
 
 T = TypeVar("T")
@@ -44,8 +47,9 @@ def free_ports(count: int) -> list[int]:
 class NodeProcess:
     """One node as a hospital starts it."""
 
-    def __init__(self, settings: NodeSettings, folder: Path) -> None:
+    def __init__(self, settings: NodeSettings, folder: Path, account: LocalAccount) -> None:
         self.settings = settings
+        self._account = account
         self.url = f"http://{settings.host}:{settings.port}"
         self._file = folder / f"settings{settings.port}.json"
         settings.save(self._file)
@@ -54,8 +58,11 @@ class NodeProcess:
     def start(self) -> None:
         """Start, and return once it answers."""
         command = [sys.executable, "-m", "consilia.ledger.embedded", str(self._file)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.stdin.write(bytes(self._account.key).hex() + "\n")
+        self._process.stdin.flush()
         assert self._process.stdout.readline() == f"ready {self.url}\n"
 
     @property
@@ -78,7 +85,7 @@ class NodeProcess:
 
     def ask(self, method: str, *parameters: Any) -> Any:
         """Call a method."""
-        return PeerConnection(self.url).ask(method, *parameters)
+        return Rpc(self.url).call(method, *parameters)
 
     def answers(self) -> bool:
         """Whether anybody listens."""
@@ -105,6 +112,18 @@ class NodeProcess:
         return wait_for(lambda: self.ask("eth_getTransactionReceipt", transaction_hash), "a receipt")
 
 
+def connect(url: str, account: LocalAccount, genesis: Genesis, own_url: str = "http://x") -> PeerConnection:
+    """A connection to a node in the name of a member, or of anybody: what an attacker has, too."""
+    return PeerConnection(url, Speaker(credentials(account, genesis), genesis.digest(), own_url))
+
+
+def credentials(account: LocalAccount, genesis: Genesis) -> Credentials:
+    """A fresh key that speaks for an account, as a hospital hands it to its node."""
+    key = NodeKey.generate()
+    delegation = account.unsafe_sign_hash(delegation_digest(genesis.digest(), key.address)).signature
+    return Credentials(key, bytes(delegation))
+
+
 def build_network(folder: Path, genesis: Genesis, count: int) -> list[NodeProcess]:
     """Nodes that know one another, not started yet."""
     genesis.save(folder / "genesis.json")
@@ -120,6 +139,7 @@ def build_network(folder: Path, genesis: Genesis, count: int) -> list[NodeProces
                 peers=tuple(url for url in urls if url != urls[index]),
             ),
             folder,
+            KEYS[index],
         )
         for index, port in enumerate(ports)
     ]

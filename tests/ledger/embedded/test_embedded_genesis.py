@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from consilia.errors import HomeError, SettingsError
-from consilia.ledger.embedded.chain import Chain, genesis_block
+from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.genesis import Genesis, NodeSettings
+from consilia.ledger.embedded.genesis_block import genesis_block
 from tests.ledger.embedded.members import KEYS, OUTSIDER, genesis
 
 
@@ -51,10 +52,17 @@ def test_any_difference_makes_another_chain(tmp_path: Path, change: dict[str, ob
         Chain(tmp_path / "chain.sqlite", other)
 
 
-def test_a_node_listens_and_dials_on_loopback_only(tmp_path: Path) -> None:
+def test_a_node_listens_and_dials_on_loopback_unless_the_risk_is_taken(tmp_path: Path) -> None:
     good = {"home": tmp_path, "genesis": tmp_path / "g.json", "coinbase": KEYS[0].address, "port": 1}
     NodeSettings(**good, peers=("http://127.0.0.1:2",))
-    with pytest.raises(ValidationError, match="host must be"):
-        NodeSettings(**good, host="0.0.0.0")
-    with pytest.raises(ValidationError, match="loopback only"):
-        NodeSettings(**good, peers=("http://192.168.0.7:8545",))
+    elsewhere = {"host": "192.168.0.7", "peers": ("http://192.168.0.8:8545",)}
+    with pytest.raises(ValidationError, match=r"risks in docs/ledger\.md before you set beyond_this_machine"):
+        NodeSettings(**good, host="192.168.0.7")
+    with pytest.raises(ValidationError, match=r"risks in docs/ledger\.md before you set beyond_this_machine"):
+        NodeSettings(**good, peers=elsewhere["peers"])
+    assert not NodeSettings(**good, **elsewhere, beyond_this_machine=True).is_local
+    with pytest.raises(ValidationError, match="one address of this machine"):
+        NodeSettings(**good, host="0.0.0.0", beyond_this_machine=True)
+    for url in ("ftp://127.0.0.1:1", "http://127.0.0.1", "http://127.0.0.1:1/path"):
+        with pytest.raises(ValidationError, match="http://ADDRESS:PORT"):
+            NodeSettings(**good, peers=(url,))

@@ -17,11 +17,12 @@ from web3 import Web3
 
 from consilia.errors import ChainError, HomeError
 from consilia.ledger.embedded.block import Block, encode_list
-from consilia.ledger.embedded.chain import Chain, check_outcome
+from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.evm import list_root
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.replay import open_readonly_provider, replay
+from consilia.ledger.embedded.rules import check_outcome
 from consilia.ledger.embedded.transaction import decode_transaction
 from consilia.ledger.embedded.views import made_contract
 from tests.ledger.embedded.conftest import Contract
@@ -49,7 +50,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, made: Genesis, notes: Con
         note = decode_transaction(sign(1, 2 * number, contract, NOTE + word + b"\7" * 32))
         repeated = decode_transaction(sign(1, 2 * number + 1, contract, NOTE + bytes(32) + b"\7" * 32))
         extend(chain, [note, repeated, payment(2, number)], index=number)
-    assert chain.import_block(losing) is not None
+    assert chain.import_block(losing, is_proven=True) is not None  # else it would not be executed and stored
     extend(chain)
     Pool(chain).add(payment(3, 0).raw)
     chain.close()

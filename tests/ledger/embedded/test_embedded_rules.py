@@ -11,6 +11,7 @@ from consilia.errors import ChainError, UnknownParentError
 from consilia.ledger.embedded import chain as chain_module
 from consilia.ledger.embedded.block import MAX_BLOCK_BYTES, Block, Header, encode_list
 from consilia.ledger.embedded.chain import Chain, now_ms
+from consilia.ledger.embedded.genesis_block import genesis_block
 from consilia.ledger.embedded.rules import MAX_FUTURE_MS, next_base_fee, next_difficulty
 from consilia.ledger.embedded.seal import seal_digest
 from tests.ledger.embedded.members import (
@@ -187,22 +188,20 @@ def test_a_block_with_a_transaction_that_may_not_run_is_refused(alice: Chain, bo
 
 def test_difficulty_follows_the_block_time_and_survives_an_idle_gap() -> None:
     made = genesis(min_difficulty=1000)
-    parent = chain_module.genesis_block(made)[0].header
+    parent = genesis_block(made)[0].header
     parent = replace(parent, difficulty=16_000)
     at = parent.time_ms
     assert next_difficulty(made, parent, at + 1) == 17_000
-    assert next_difficulty(made, parent, at + 199) == 17_000
-    assert next_difficulty(made, parent, at + 200) == 16_000
-    assert next_difficulty(made, parent, at + 400) == 15_000
+    assert next_difficulty(made, parent, at + 137) == 17_000  # the window is 200 ms times ln 2
+    assert next_difficulty(made, parent, at + 138) == 16_000
+    assert next_difficulty(made, parent, at + 2 * 138) == 15_000
     assert next_difficulty(made, parent, at + 10**9) == 8_000  # half, however long nobody mined
     assert next_difficulty(made, replace(parent, difficulty=1000), at + 10**9) == 1000
 
 
 def test_base_fee_follows_eip_1559() -> None:
     """The published rule: an eighth up when full, an eighth down when empty, steady at half the limit."""
-    header = replace(
-        chain_module.genesis_block(genesis())[0].header, gas_limit=20_000_000, base_fee_wei=10**9
-    )
+    header = replace(genesis_block(genesis())[0].header, gas_limit=20_000_000, base_fee_wei=10**9)
     for gas_used, expected_wei in (
         (10_000_000, 10**9),
         (20_000_000, 1_125_000_000),

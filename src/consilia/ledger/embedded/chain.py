@@ -1,7 +1,8 @@
 """The chain of one node: what a valid block is, which branch counts, and blocks of one's own.
 
 Every stored block was checked and executed here. The branch with the most total difficulty is canonical; of
-two equal ones that with the smaller hash, so that nodes agree also on a chain that has gone idle.
+two equal ones that with the smaller hash, so that nodes agree also on a chain that has gone idle. A block on a
+lighter branch is not executed before its branch is heavier, or was shown to be by its headers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from consilia.errors import ChainError, HomeError, TransactionRefusedError, UnknownParentError
+from consilia.errors import (
+    ChainError,
+    HomeError,
+    TransactionRefusedError,
+    UnknownParentError,
+    UntimelyBlockError,
+)
 from consilia.ledger.embedded.admission import Admission
 from consilia.ledger.embedded.block import (
     BLOOM_BYTES,
@@ -25,18 +32,25 @@ from consilia.ledger.embedded.block import (
     Header,
 )
 from consilia.ledger.embedded.chainfile import ChainFile, Extension, StoredBlock
-from consilia.ledger.embedded.evm import Execution, Outcome, genesis_state, state_at
+from consilia.ledger.embedded.evm import Execution, Outcome, state_at
 from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.genesis_block import genesis_block
 from consilia.ledger.embedded.rules import (
     HeaderRules,
+    check_outcome,
     next_base_fee,
     next_difficulty,
 )
 from consilia.ledger.embedded.seal import seal_digest
+from consilia.ledger.embedded.side_blocks import SideBlocks
 from consilia.ledger.embedded.transaction import Transaction, decode_transaction
 
 MAX_ANCESTORS = 256  # as far back as the BLOCKHASH instruction looks
 HEADER_ROOM_BYTES = 2048
+MAX_SIDE_DEPTH = 32  # an unproven side block this far below the head is no race that somebody lost just now
+MAX_REORG_BLOCKS = (
+    1024  # what lies deeper is history: no work, however much, changes it on a node that saw it
+)
 
 
 def now_ms() -> int:
@@ -95,6 +109,7 @@ class Chain:
         self.rules = HeaderRules(genesis, self.admission.may_mine)
         self.changed = threading.Condition()  # notified when the head moves
         self.on_progress: Callable[[Progress], None] = lambda progress: None  # in the order of the blocks
+        self._side = SideBlocks()
         self._keeping = threading.RLock()
         if self.file.head_hash() is None and not readonly:
             block, nodes = genesis_block(genesis)
@@ -157,7 +172,7 @@ class Chain:
         """The canonical blocks that follow the first hash of `locator` that is canonical here."""
         blocks: list[Block] = []
         size = 0
-        number = 1 + self._last_shared(locator)
+        number = 1 + self.last_shared(locator)
         while len(blocks) < max_blocks and (stored := self.block_by_number(number)) is not None:
             size += len(stored.block.encoded)
             if blocks and size > max_bytes:
@@ -165,6 +180,20 @@ class Chain:
             blocks.append(stored.block)
             number += 1
         return blocks
+
+    def headers_after(self, locator: Sequence[bytes], max_headers: int) -> list[Header]:
+        """The canonical headers that follow the first hash of `locator` that is canonical here."""
+        first = 1 + self.last_shared(locator)
+        headers = (self.header_by_number(number) for number in range(first, first + max_headers))
+        return [header for header in headers if header is not None]
+
+    def last_shared(self, locator: Sequence[bytes]) -> int:
+        """The number of the first block of `locator` that is canonical here; 0 if none is."""
+        for block_hash in locator:
+            header = self.file.header(block_hash)
+            if header is not None and self.file.canonical_hash(header.number) == block_hash:
+                return header.number
+        return 0
 
     def locator(self) -> list[bytes]:
         """Canonical hashes, dense near the head and ever sparser towards block 0 (as Bitcoin's getblocks)."""
@@ -178,23 +207,32 @@ class Chain:
 
     # Keeping blocks
 
-    def import_block(self, block: Block) -> Progress | None:
+    def import_block(self, block: Block, is_proven: bool = False) -> Progress | None:
         """Check, execute and keep a block from elsewhere; None if it was here already.
 
+        A block on a lighter branch waits unexecuted, unless `is_proven`: its branch's headers show more work
+        than the head's.
+
         Raises:
-            UnknownParentError: its parent is not stored here.
-            ChainError: it breaks a rule; nothing was kept.
+            UnknownParentError: its parent is not known here.
+            UntimelyBlockError: it comes from the future, or is a side block far below the head.
+            ChainError: it breaks a rule; nothing was kept of it.
         """
-        if self.file.has_block(block.header.hash):
+        header = block.header
+        parent = self._known_header(header.parent_hash)
+        if self.file.has_block(header.hash) or (self._side.get(header.hash) and not is_proven):
             return None
-        parent = self.file.header(block.header.parent_hash)
         if parent is None:
-            raise UnknownParentError(f"block {block.header.number}: its parent is not known here")
-        self.rules.check(block.header, parent, self.clock_ms())
+            raise UnknownParentError(f"block {header.number}: its parent is not known here")
+        self.rules.check_work(header, parent, self.clock_ms())
         with self._keeping:
-            if self.file.has_block(block.header.hash):  # another peer was faster
+            if self.file.has_block(header.hash):  # another peer was faster
                 return None
-            return self._keep(block, self.execute(block, parent))
+            score = self._parent_score(header) + header.difficulty
+            if is_proven or self.head.gives_way_to(header.hash, score):
+                return self._keep_branch(block)
+            self._set_aside(block, score)
+            return Progress((), ())
 
     def execute(self, block: Block, parent: Header) -> Outcome:
         """Run a block's transactions on its parent's state and compare with what its header promises.
@@ -256,10 +294,45 @@ class Chain:
             parent = self.head.header
             if header.parent_hash != parent.hash:
                 return None
-            self.rules.check(header, parent, self.clock_ms())
+            self.rules.check_work(header, parent, self.clock_ms())
+            self.rules.check_miner(header, parent)
             return block, self._keep(block, draft.outcome)
 
     # Inside
+
+    def _known_header(self, block_hash: bytes) -> Header | None:
+        side = self._side.get(block_hash)
+        return self.file.header(block_hash) if side is None else side.block.header
+
+    def _parent_score(self, header: Header) -> int:
+        side = self._side.get(header.parent_hash)
+        if side is None and not self.file.has_block(header.parent_hash):  # it had to give way meanwhile
+            raise UnknownParentError(f"block {header.number}: its parent is not known here any more")
+        return self.file.score(header.parent_hash) if side is None else side.score
+
+    def _set_aside(self, block: Block, score: int) -> None:
+        header = block.header
+        if header.number + MAX_SIDE_DEPTH <= self.head.header.number:
+            raise UntimelyBlockError(
+                f"block {header.number}: expected a branch that starts at most {MAX_SIDE_DEPTH} blocks below "
+                f"the head {self.head.header.number}, or headers that show more work"
+            )
+        parent = self.file.header(header.parent_hash)
+        if parent is not None:
+            self.rules.check_miner(header, parent)
+        self._side.add(block, score)
+
+    def _keep_branch(self, block: Block) -> Progress:
+        """Execute and keep a block after those of its ancestors that were set aside."""
+        progress = Progress((), ())
+        for item in self._side.branch_to(block):
+            self._side.drop(item.header.hash)
+            parent = self.file.header(item.header.parent_hash)
+            if parent is None:
+                raise UnknownParentError(f"block {item.header.number}: its parent is not known here")
+            self.rules.check_miner(item.header, parent)
+            progress = self._keep(item, self.execute(item, parent))
+        return progress
 
     def _keep(self, block: Block, outcome: Outcome) -> Progress:
         header = block.header
@@ -284,16 +357,14 @@ class Chain:
         ):
             adopted.append(self._stored(parent_hash).block)
         first = adopted[-1].header.number
+        if self.head.header.number - first >= MAX_REORG_BLOCKS:
+            raise UntimelyBlockError(
+                f"block {block.header.number}: its branch leaves this chain at block {first}, more than "
+                f"{MAX_REORG_BLOCKS} blocks ago; if it is the right one, start from an empty home and resync"
+            )
         numbers = range(first, self.head.header.number + 1)
         abandoned = [stored.block for number in numbers if (stored := self.block_by_number(number))]
         return tuple(reversed(adopted)), tuple(abandoned)
-
-    def _last_shared(self, locator: Sequence[bytes]) -> int:
-        for block_hash in locator:
-            header = self.file.header(block_hash)
-            if header is not None and self.file.canonical_hash(header.number) == block_hash:
-                return header.number
-        return 0
 
     def _ancestors(self, parent: Header) -> Iterator[bytes]:
         header: Header | None = parent
@@ -311,51 +382,11 @@ class Chain:
 
     def _read_head(self) -> Head:
         block_hash = self.file.head_hash()
-        header = None if block_hash is None else self.file.header(block_hash)
-        if header is None:
+        if block_hash is None:
             raise HomeError(
                 f"{self.file.path} has no head: start from an empty home and resync from the peers"
             )
+        header = self.file.header(block_hash)
+        if header is None:
+            raise ChainError(f"{self.file.path} is damaged: its head {block_hash.hex()} is missing")
         return Head(header, self.file.score(header.hash))
-
-
-def genesis_block(genesis: Genesis) -> tuple[Block, dict[bytes, bytes]]:
-    """Block 0 and its state nodes."""
-    state_root, nodes = genesis_state(genesis)
-    header = Header(
-        parent_hash=bytes(32),
-        uncles_hash=EMPTY_UNCLES_HASH,
-        coinbase=bytes(20),
-        state_root=state_root,
-        transactions_root=EMPTY_TRIE_ROOT,
-        receipts_root=EMPTY_TRIE_ROOT,
-        bloom=bytes(BLOOM_BYTES),
-        difficulty=genesis.min_difficulty,
-        number=0,
-        gas_limit=genesis.gas_limit,
-        gas_used=0,
-        timestamp=genesis.timestamp,
-        extra_data=(genesis.timestamp * 1000).to_bytes(8, "big"),
-        mix_hash=genesis.digest(),  # binds every constant, the first miners and the registry into the chain's identity
-        nonce=bytes(8),
-        base_fee_wei=genesis.base_fee_wei,
-    )
-    return Block(header, ()), nodes
-
-
-def check_outcome(header: Header, outcome: Outcome) -> None:
-    """Compare what execution gave with what the header promises.
-
-    Raises:
-        ChainError: the first difference.
-    """
-    for what, promised, computed in (
-        ("transactions root", header.transactions_root, outcome.transactions_root),
-        ("gas used", header.gas_used, outcome.gas_used),
-        ("receipts root", header.receipts_root, outcome.receipts_root),
-        ("bloom", header.bloom, outcome.bloom),
-        ("state root", header.state_root, outcome.state_root),
-    ):
-        if promised != computed:
-            shown = [item.hex()[:64] if isinstance(item, bytes) else item for item in (computed, promised)]
-            raise ChainError(f"block {header.number}: expected {what} {shown[0]}, got {shown[1]}")

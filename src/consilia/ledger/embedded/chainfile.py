@@ -1,7 +1,7 @@
 """One SQLite file per node: blocks, the canonical chain, state nodes, and transactions that still wait.
 
-Every change that belongs together is one SQL transaction, so the file is a valid chain after kill -9 at any
-moment. WAL with synchronous=NORMAL: a power cut may lose the last blocks, which the peers still have, but
+Every change that belongs together is one SQL transaction, so the file is a valid chain after kill -9 or on a full
+disk at any moment. WAL with synchronous=NORMAL: a power cut may lose the last blocks, which the peers still have, but
 tears nothing.
 """
 
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from consilia.errors import ChainError, HomeError
+from consilia.errors import ChainError, HomeError, NodeStorageError
 from consilia.ledger.embedded.block import Block, Header, decode_list, encode_list
 
 SCHEMA_VERSION = 1
 CACHED_NODES = 8192  # state nodes kept in memory, about 2 MB
 SCORE_BYTES = 32
 BLOCK_COLUMNS = "hash, number, score, log_count, header, transactions, receipts"
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE blocks(
@@ -78,12 +80,13 @@ class ChainFile:
         self._lock = threading.RLock()
         self._cache: dict[bytes, bytes] = {}
         self.path = path
+        self.on_damage: Callable[[], None] = lambda: None  # called when a page turns out to be torn
         try:
             self._sql = _connect(path, readonly)
             if not readonly:
                 self._make_tables()
             version = self.meta("schema")
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except (NodeStorageError, sqlite3.Error, UnicodeDecodeError) as error:
             raise HomeError(f"expected a chain file at {path}: {error}") from error
         if version != str(SCHEMA_VERSION).encode():
             raise HomeError(f"{path} has schema {version!r}, this program reads version {SCHEMA_VERSION}")
@@ -147,7 +150,7 @@ class ChainFile:
 
     def hashes_with_logs(self, first: int, last: int) -> list[bytes]:
         """The canonical blocks from `first` to `last` (inclusive) that hold events, in order."""
-        with self._lock:
+        with self._access():
             rows = self._sql.execute(
                 "SELECT blocks.hash FROM canonical JOIN blocks ON blocks.hash = canonical.hash "
                 "WHERE canonical.number BETWEEN ? AND ? AND log_count > 0 ORDER BY canonical.number",
@@ -200,7 +203,7 @@ class ChainFile:
 
     def pending(self) -> list[WaitingTransaction]:
         """The waiting transactions, in the order in which they came."""
-        with self._lock:
+        with self._access():
             rows = self._sql.execute("SELECT raw, arrived_ms FROM pending ORDER BY arrival").fetchall()
         return [WaitingTransaction(bytes(raw), arrived_ms) for raw, arrived_ms in rows]
 
@@ -222,7 +225,7 @@ class ChainFile:
 
     def rows(self, table: str, columns: str, order: str) -> Iterator[tuple[object, ...]]:
         """All rows of one of the tables above."""
-        with self._lock:
+        with self._access():
             yield from self._sql.execute(f"SELECT {columns} FROM {table} ORDER BY {order}")
 
     # Inside
@@ -285,20 +288,38 @@ class ChainFile:
         return None if row is None else _bytes(row[0])
 
     def _row(self, sql: str, parameters: Sequence[object]) -> tuple[object, ...] | None:
-        with self._lock:
+        with self._access():
             row: tuple[object, ...] | None = self._sql.execute(sql, parameters).fetchone()
         return row
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        with self._access():
+            try:
+                self._sql.execute("BEGIN IMMEDIATE")
+                yield
+                self._sql.execute("COMMIT")
+            except BaseException:
+                if self._sql.in_transaction:  # on a full disk SQLite has rolled back by itself
+                    self._sql.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _access(self) -> Iterator[None]:
+        """The connection for one thread, and SQLite's complaints about disk and file as ours."""
         with self._lock:
-            self._sql.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
-                self._sql.execute("ROLLBACK")
+            except sqlite3.DatabaseError as error:
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+                if code in _DAMAGED:
+                    self.on_damage()
+                if code in _DAMAGED | _DISK:
+                    raise NodeStorageError(
+                        f"the disk does not take or give the chain file {self.path}: {error}; free some space, "
+                        "or start the node again if the file is damaged"
+                    ) from error
                 raise
-            self._sql.execute("COMMIT")
 
 
 def _bytes(value: object) -> bytes:

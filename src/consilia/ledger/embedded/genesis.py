@@ -23,15 +23,15 @@ def _checksummed(text: str) -> str:
     return str(to_checksum_address(text))
 
 
-def _loopback_url(text: str) -> str:
+def _peer_url(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme != "http" or parts.hostname not in LOOPBACK_HOSTS or not parts.port:
-        raise ValueError(f"expected http://127.0.0.1:PORT, got {text!r}: the embedded chain is loopback only")
+    if parts.scheme != "http" or not parts.hostname or not parts.port or parts.path not in ("", "/"):
+        raise ValueError(f"expected http://ADDRESS:PORT, got {text!r}")
     return text.rstrip("/")
 
 
 AccountField = Annotated[Address, AfterValidator(_checksummed)]
-LoopbackUrl = Annotated[str, AfterValidator(_loopback_url)]
+PeerUrl = Annotated[str, AfterValidator(_peer_url)]
 
 
 class Genesis(BaseModel):
@@ -92,13 +92,31 @@ class NodeSettings(BaseModel):
     coinbase: AccountField
     host: str = "127.0.0.1"
     port: int = Field(ge=0, lt=65536)
-    peers: tuple[LoopbackUrl, ...] = ()
+    peers: tuple[PeerUrl, ...] = ()
+    beyond_this_machine: bool = False
+    """Whether `host` and peers may be other addresses than loopback. The risk: messages are signed, but travel
+    in clear, so whoever is on the way reads and delays them; anybody who reaches the port can keep it busy; and
+    with little work in the chain, one strong machine of a member can re-order its last blocks. Only behind a
+    private network of the hospitals; for anything else use an established network (docs/ledger.md)."""
 
     @model_validator(mode="after")
-    def _host_is_loopback(self) -> NodeSettings:
-        if self.host not in LOOPBACK_HOSTS:
-            raise ValueError(f"host must be one of {', '.join(LOOPBACK_HOSTS)}, got {self.host!r}")
+    def _stays_on_this_machine(self) -> NodeSettings:
+        if self.host in ("0.0.0.0", "::", ""):
+            raise ValueError(f"host must be one address of this machine, got {self.host!r}")
+        hosts = [self.host, *(urlsplit(peer).hostname or "" for peer in self.peers)]
+        strangers = [host for host in hosts if host not in LOOPBACK_HOSTS]
+        if strangers and not self.beyond_this_machine:
+            raise ValueError(
+                f"host and peers must be among {', '.join(LOOPBACK_HOSTS)}, got {strangers[0]!r}: the embedded "
+                "chain is for one machine; read about its risks in docs/ledger.md before you set "
+                "beyond_this_machine"
+            )
         return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the node listens on loopback alone."""
+        return self.host in LOOPBACK_HOSTS
 
     @classmethod
     def load(cls, path: Path) -> NodeSettings:

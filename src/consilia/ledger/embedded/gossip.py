@@ -1,4 +1,4 @@
-"""Blocks and transactions between nodes: announce what is new, fetch what is missing from a heavier peer.
+"""A node among its peers: announce what is new, pass on what was announced here.
 
 A message carries the addresses that its sender tells too, so that a full mesh passes each block once to
 each node and a sparse one still reaches everybody. An announcement may be lost: the catch-up finds out
@@ -7,80 +7,26 @@ within seconds.
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from consilia.errors import ChainError, LedgerUnreachableError, RpcError, TransactionRefusedError
-from consilia.ledger.embedded.block import Block
+from consilia.errors import LedgerUnreachableError, PeerRefusedError
+from consilia.ledger.embedded.block import MAX_BLOCK_BYTES, Block
+from consilia.ledger.embedded.catch_up import CatchUp
 from consilia.ledger.embedded.chain import Chain
-from consilia.ledger.embedded.parameters import invalid, parse_json, read_data, read_quantity
+from consilia.ledger.embedded.message import MAX_TOLD, Kind
+from consilia.ledger.embedded.node_key import Credentials
+from consilia.ledger.embedded.peer import REQUEST_SECONDS, PeerConnection, Speaker
 from consilia.ledger.embedded.pool import Pool
-from consilia.ledger.embedded.rpc import Method
-from consilia.ledger.embedded.views import data, quantity
-from consilia.values import Json
+from consilia.ledger.embedded.reception import Reception, TakeBlock
 
 MAX_WAITING_BLOCKS = 64
 MAX_WAITING_TRANSACTIONS = 4096
 TRANSACTIONS_PER_MESSAGE = 64
-MAX_BRANCH_BLOCKS = 128
-MAX_BRANCH_BYTES = 2 << 20
-MAX_REPLY_BYTES = 8 << 20
-MAX_LOCATOR = 128
-CATCH_UP_SECONDS = 5.0
-REQUEST_SECONDS = 10.0
+REFUSED_PAUSE_SECONDS = 1.0  # an honest node does not hammer at one that asks for patience
 _LOG = logging.getLogger(__name__)
-
-
-class PeerConnection:
-    """One kept-alive HTTP connection to a peer; not for several threads."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._http = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=REQUEST_SECONDS)
-
-    def ask(self, method: str, *parameters: Json) -> Json:
-        """Call a method of the peer.
-
-        Raises:
-            LedgerUnreachableError: the peer does not answer, or not in JSON-RPC.
-            RpcError: the peer answers with an error.
-        """
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
-        body = json.dumps(request).encode()
-        try:
-            reply = parse_json(self._post(body))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self._http.close()
-            raise LedgerUnreachableError(f"a peer does not answer {method}: {error}") from error
-        if not isinstance(reply, dict) or ("result" not in reply and "error" not in reply):
-            raise LedgerUnreachableError(f"a peer answers {method} with something else than JSON-RPC")
-        if "result" in reply:
-            result: Json = reply["result"]
-            return result
-        raise RpcError(-32000, f"a peer refuses {method}: {str(reply['error'])[:300]}")
-
-    def _post(self, body: bytes) -> bytes:
-        fresh = self._http.sock is None
-        try:
-            return self._exchange(body)
-        except (ConnectionError, http.client.HTTPException):
-            self._http.close()
-            if fresh:
-                raise
-            return self._exchange(body)  # the peer had closed the idle connection
-
-    def _exchange(self, body: bytes) -> bytes:
-        self._http.request("POST", "/", body, {"Content-Type": "application/json"})
-        reply = self._http.getresponse().read(MAX_REPLY_BYTES + 1)
-        if len(reply) > MAX_REPLY_BYTES:
-            raise http.client.HTTPException(f"expected at most {MAX_REPLY_BYTES} bytes")
-        return reply
 
 
 @dataclass(frozen=True)
@@ -92,12 +38,11 @@ class _News:
 class Outbox:
     """What one peer is still to be told, sent by a thread of its own: a slow peer holds up nobody."""
 
-    def __init__(self, url: str, own_url: str) -> None:
+    def __init__(self, url: str, speaker: Speaker) -> None:
         self.url = url
-        self._own_url = own_url
-        self._blocks: deque[_News] = deque(
-            maxlen=MAX_WAITING_BLOCKS
-        )  # the oldest gives way: catch-up gets it
+        self._speaker = speaker
+        # Of both the oldest gives way: the catch-up fetches blocks, and a sender sends its transaction again.
+        self._blocks: deque[_News] = deque(maxlen=MAX_WAITING_BLOCKS)
         self._transactions: deque[_News] = deque(maxlen=MAX_WAITING_TRANSACTIONS)
         self._wake = threading.Condition()
         self._stopping = False
@@ -126,76 +71,76 @@ class Outbox:
             self._wake.notify()
 
     def _run(self) -> None:
-        connection = PeerConnection(self.url)
+        connection = PeerConnection(self.url, self._speaker)
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._stopping or self._blocks or self._transactions)
                 if self._stopping:
+                    connection.close()
                     return
-                method, news = self._next()
-            told: Json = [*news[0].told]
-            raws: Json = [data(item.raw) for item in news]
+                kind, news = self._next()
             try:
-                connection.ask(method, raws, self._own_url, told)
-            except (LedgerUnreachableError, RpcError) as error:
+                connection.ask(kind, tuple(item.raw for item in news), news[0].told)
+            except LedgerUnreachableError as error:
                 _LOG.debug("%s: %s", self.url, error)
+            except PeerRefusedError as error:
+                _LOG.debug("%s: %s", self.url, error)
+                with self._wake:
+                    self._wake.wait_for(lambda: self._stopping, REFUSED_PAUSE_SECONDS)
 
-    def _next(self) -> tuple[str, list[_News]]:
+    def _next(self) -> tuple[Kind, list[_News]]:
         if self._blocks:
-            return "consilia_announceBlocks", [self._blocks.popleft()]
+            return Kind.NEW_BLOCKS, [self._blocks.popleft()]
         news = [self._transactions.popleft()]
+        room_bytes = MAX_BLOCK_BYTES - len(news[0].raw)
         while (
             self._transactions
             and len(news) < TRANSACTIONS_PER_MESSAGE
             and self._transactions[0].told == news[0].told
+            and (room_bytes := room_bytes - len(self._transactions[0].raw)) > 0
         ):
             news.append(self._transactions.popleft())
-        return "consilia_announceTransactions", news
+        return Kind.NEW_TRANSACTIONS, news
 
 
 class Gossip:
-    """A node among its peers."""
+    """The outboxes, the reception and the catch-up of one node."""
 
     def __init__(
         self,
         chain: Chain,
         pool: Pool,
-        take_block: Callable[[Block], bool],
+        take_block: TakeBlock,
         own_url: str,
         peers: tuple[str, ...],
+        credentials: Credentials,
     ) -> None:
-        """`take_block` checks and keeps a block, and says whether it was new; it raises ChainError."""
-        self._chain = chain
-        self._pool = pool
-        self._take_block = take_block
+        """`take_block` checks and keeps a block; messages are signed with `credentials`."""
+        speaker = Speaker(credentials, chain.genesis.digest(), own_url)
+        others = [url for url in peers if url != own_url]
         self._own_url = own_url
-        self._outboxes = [Outbox(url, own_url) for url in peers if url != own_url]
-        self._connections = {
-            box.url: PeerConnection(box.url) for box in self._outboxes
-        }  # of the catch-up thread
-        self._reachable: dict[str, bool] = {}
-        self._behind = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="catch-up", daemon=True)
+        self._outboxes = [Outbox(url, speaker) for url in others]
+        self.reception = Reception(chain, pool, take_block, speaker)
+        self._catch_up = CatchUp(chain, self.reception, take_block, speaker, others)
+        self.reception.on_behind = self._catch_up.look_now
+        self.reception.on_block = self.tell_block
+        self.reception.on_transaction = self.tell_transaction
 
     def start(self) -> None:
         """Begin to send and to catch up."""
         for outbox in self._outboxes:
             outbox.start()
-        self._thread.start()
+        self._catch_up.start()
 
     def close(self) -> None:
         """Stop; waits for the catch-up to let go of the chain."""
-        self._stopping = True
-        self._behind.set()
         for outbox in self._outboxes:
             outbox.close()
-        if self._thread.is_alive():
-            self._thread.join(REQUEST_SECONDS)
+        self._catch_up.close(REQUEST_SECONDS)
 
     def peers(self) -> dict[str, bool]:
         """The peers, and whether each answered last time."""
-        return {box.url: self._reachable.get(box.url, False) for box in self._outboxes}
+        return dict(self._catch_up.reachable)
 
     def tell_block(self, block: Block, told: tuple[str, ...] = ()) -> None:
         """Pass a block to all peers but those that know it."""
@@ -209,107 +154,5 @@ class Gossip:
 
     def _still_to_tell(self, told: tuple[str, ...]) -> list[tuple[Outbox, tuple[str, ...]]]:
         rest = [box for box in self._outboxes if box.url not in told]
-        all_told = (*told, self._own_url, *(box.url for box in rest))
+        all_told = (*told, self._own_url, *(box.url for box in rest))[:MAX_TOLD]
         return [(box, all_told) for box in rest]
-
-    # What peers call
-
-    def table(self) -> dict[str, Method]:
-        """The methods by name."""
-        return {
-            "consilia_head": self.head,
-            "consilia_blocksAfter": self.blocks_after,
-            "consilia_announceBlocks": self.announce_blocks,
-            "consilia_announceTransactions": self.announce_transactions,
-        }
-
-    def head(self) -> Json:
-        head = self._chain.head
-        return {
-            "number": quantity(head.header.number),
-            "hash": data(head.header.hash),
-            "score": quantity(head.score),
-        }
-
-    def blocks_after(self, locator: Json) -> Json:
-        if not isinstance(locator, list) or len(locator) > MAX_LOCATOR:
-            raise invalid(f"a list of at most {MAX_LOCATOR} block hashes", locator)
-        hashes = [read_data(item, "a block hash", 32) for item in locator]
-        blocks = self._chain.blocks_after(hashes, MAX_BRANCH_BLOCKS, MAX_BRANCH_BYTES)
-        return [data(block.encoded) for block in blocks]
-
-    def announce_blocks(self, raws: Json, sender: Json, told: Json) -> Json:
-        news = 0
-        for raw in _read_raws(raws, "blocks"):
-            block = Block.decode(raw)
-            if not self._chain.file.has_block(block.header.parent_hash):
-                self._behind.set()  # the catch-up asks the configured peers, never an address from a message
-                return news
-            if self._take_block(block):
-                news += 1
-                self.tell_block(block, _read_told(sender, told))
-        return news
-
-    def announce_transactions(self, raws: Json, sender: Json, told: Json) -> Json:
-        news = 0
-        for raw in _read_raws(raws, "transactions"):
-            try:
-                _, is_new = self._pool.add(raw)
-            except TransactionRefusedError as error:
-                _LOG.debug("a peer's transaction is refused: %s", error)
-                continue
-            if is_new:
-                news += 1
-                self.tell_transaction(raw, _read_told(sender, told))
-        return news
-
-    # The catch-up
-
-    def _run(self) -> None:
-        while not self._stopping:
-            self._behind.clear()
-            for url, connection in self._connections.items():
-                if self._stopping:
-                    return
-                try:
-                    self._catch_up(connection)
-                    self._reachable[url] = True
-                except LedgerUnreachableError:
-                    self._reachable[url] = False
-                except (RpcError, ChainError) as error:
-                    self._reachable[url] = True
-                    _LOG.warning("cannot catch up from %s: %s", url, error)
-            self._behind.wait(CATCH_UP_SECONDS)
-
-    def _catch_up(self, connection: PeerConnection) -> None:
-        theirs = connection.ask("consilia_head")
-        if not isinstance(theirs, dict):
-            raise invalid("a head object from a peer", theirs)
-        score, tip = (
-            read_quantity(theirs.get("score"), "a score"),
-            read_data(theirs.get("hash"), "a hash", 32),
-        )
-        if not self._chain.head.gives_way_to(tip, score):
-            return
-        last: list[bytes] = []
-        while not self._stopping:
-            locator: Json = [data(item) for item in last + self._chain.locator()]
-            raws = _read_raws(connection.ask("consilia_blocksAfter", locator), "blocks")
-            for raw in raws:
-                block = Block.decode(raw)
-                self._take_block(block)
-                last = [block.header.hash]
-            if not raws:
-                return
-
-
-def _read_raws(value: Json, what: str) -> list[bytes]:
-    if not isinstance(value, list) or len(value) > MAX_BRANCH_BLOCKS:
-        raise invalid(f"a list of at most {MAX_BRANCH_BLOCKS} {what}", value)
-    return [read_data(item, "bytes") for item in value]
-
-
-def _read_told(sender: Json, told: Json) -> tuple[str, ...]:
-    if not isinstance(told, list) or len(told) > MAX_LOCATOR:
-        raise invalid("a list of addresses", told)
-    return tuple(str(item)[:200] for item in (*told, sender))

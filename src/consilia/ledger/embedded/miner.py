@@ -9,12 +9,13 @@ turn is valid.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consilia.errors import ChainError
+from consilia.errors import ChainError, NodeStorageError
 from consilia.ledger.embedded.block import Block, Header
 from consilia.ledger.embedded.chain import Chain, Draft
 from consilia.ledger.embedded.pool import Pool
@@ -27,7 +28,11 @@ TURN_SECONDS_PER_TRANSACTION = (
 )
 BATCH_SECONDS = 0.008  # transactions sent together come within this time
 HEARTBEAT_SECONDS = 60.0
+MAX_TURN_TRANSACTIONS = 50  # a full pool must not turn one dead miner into a long silence
+MAX_GIVE_WAY_SECONDS = 2.0  # nor many dead miners: those last in the order race one another
 RETRY_SECONDS = 1.0
+DISK_PAUSE_SECONDS = 5.0
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,15 @@ class Miner:
     def _run(self) -> None:
         while not self._stopping:
             seen = self._news
-            # the head moves when the registry's word changes, and that pokes this thread
-            seconds = self._seconds_until_due() if self.admitted else HEARTBEAT_SECONDS
-            if seconds <= 0:
-                self._mine_one()
-                continue
+            try:
+                # the head moves when the registry's word changes, and that pokes this thread
+                seconds = self._seconds_until_due() if self.admitted else HEARTBEAT_SECONDS
+                if seconds <= 0:
+                    self._mine_one()
+                    continue
+            except NodeStorageError as error:  # nothing was kept: try again when there may be room
+                _LOG.error("cannot mine: %s", error)
+                seconds, seen = DISK_PAUSE_SECONDS, self._news
             with self._wake:
                 self._wake.wait_for(lambda seen=seen: self._stopping or self._news != seen, seconds)  # type: ignore[misc]
 
@@ -107,7 +116,8 @@ class Miner:
         now = time.monotonic()
         if reason != self._reason:
             self._reason, self._reason_since = reason, now
-        turn = self._turn(head) * (TURN_SECONDS + waiting * TURN_SECONDS_PER_TRANSACTION)
+        turn_seconds = TURN_SECONDS + min(waiting, MAX_TURN_TRANSACTIONS) * TURN_SECONDS_PER_TRANSACTION
+        turn = min(self._turn(head) * turn_seconds, max(MAX_GIVE_WAY_SECONDS, turn_seconds))
         if reason.has_transactions:
             return self._reason_since + BATCH_SECONDS + turn - now
         if reason.buries:

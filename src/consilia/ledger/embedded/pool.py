@@ -14,6 +14,7 @@ from consilia.ledger.embedded.transaction import Transaction, check_static, deco
 
 MAX_PENDING = 4096
 MAX_PENDING_PER_SENDER = 512
+MAX_PENDING_BYTES = 32 << 20
 MAX_NONCE_AHEAD = 64  # how far beyond the next free nonce a transaction may arrive early
 REPLACEMENT_PERCENT = 110  # geth's price bump
 LIFETIME_MS = 3_600_000  # one that waits for a nonce that never comes is dropped after an hour
@@ -33,6 +34,7 @@ class Pool:
         self._lock = threading.RLock()
         self._by_sender: dict[bytes, dict[int, _Waiting]] = {}
         self._by_hash: dict[bytes, _Waiting] = {}
+        self._size_bytes = 0
         self._accounts: dict[bytes, AccountState] = {}  # as of the head with this hash
         self._accounts_at = b""
         self.on_new: Callable[[], None] = lambda: None
@@ -132,9 +134,14 @@ class Pool:
         replaced = waiting.get(transaction.nonce)
         if replaced is not None:
             _check_replacement(transaction, replaced.transaction)
-        elif len(waiting) >= MAX_PENDING_PER_SENDER or len(self._by_hash) >= MAX_PENDING:
+        elif (
+            len(waiting) >= MAX_PENDING_PER_SENDER
+            or len(self._by_hash) >= MAX_PENDING
+            or self._size_bytes + len(transaction.raw) > MAX_PENDING_BYTES
+        ):
             raise TransactionRefusedError(
-                f"too many transactions wait (at most {MAX_PENDING_PER_SENDER} a sender, {MAX_PENDING}): "
+                f"too many transactions wait (at most {MAX_PENDING_PER_SENDER} a sender, {MAX_PENDING} and "
+                f"{MAX_PENDING_BYTES} bytes in all): "
                 "send it again after the next block"
             )
 
@@ -149,6 +156,8 @@ class Pool:
 
     def _put(self, transaction: Transaction, arrived_ms: int) -> None:
         waiting = _Waiting(transaction, arrived_ms)
+        if transaction.hash not in self._by_hash:
+            self._size_bytes += len(transaction.raw)
         self._by_hash[transaction.hash] = waiting
         self._by_sender.setdefault(transaction.sender, {})[transaction.nonce] = waiting
 
@@ -157,6 +166,7 @@ class Pool:
         if waiting is None:
             return
         transaction = waiting.transaction
+        self._size_bytes -= len(transaction.raw)
         of_sender = self._by_sender[transaction.sender]
         if of_sender.get(transaction.nonce) is waiting:
             del of_sender[transaction.nonce]

@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING
 
 from eth_hash.auto import keccak
 
-from consilia.errors import ChainError, ConsiliaError, HomeError, TransactionRefusedError
+from consilia.errors import (
+    ChainError,
+    ConsiliaError,
+    HomeError,
+    NodeStorageError,
+    TransactionRefusedError,
+)
 from consilia.ledger.embedded import views
 from consilia.ledger.embedded.admission import Admission
 from consilia.ledger.embedded.block import Block, Header, decode_list, encode_list
-from consilia.ledger.embedded.chain import Chain, Head, check_outcome, genesis_block, now_ms
+from consilia.ledger.embedded.chain import Chain, Head, now_ms
 from consilia.ledger.embedded.chainfile import BLOCK_COLUMNS, SCORE_BYTES, ChainFile
 from consilia.ledger.embedded.evm import (
     Execution,
@@ -33,8 +39,9 @@ from consilia.ledger.embedded.evm import (
     total_balance_wei,
 )
 from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.genesis_block import genesis_block
 from consilia.ledger.embedded.rpc import ChainMethods
-from consilia.ledger.embedded.rules import HeaderRules
+from consilia.ledger.embedded.rules import HeaderRules, check_outcome
 from consilia.ledger.embedded.transaction import decode_transaction
 from consilia.values import Address, Digest
 
@@ -84,7 +91,11 @@ def replay(chain_file: Path, genesis: Genesis, progress: Progress | None = None)
     try:
         file = ChainFile(chain_file, readonly=True)
         return _Replay(file, genesis, progress or (lambda done, height: None)).run()
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from a damaged table definition
+    except (
+        NodeStorageError,
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # the latter from a damaged table definition
         raise ChainError(f"{chain_file}: SQLite finds the file damaged: {error}") from error
     except HomeError as error:
         if chain_file.is_file():
@@ -182,7 +193,8 @@ class _Replay:
 
     def _follow(self, record: _Record, parent: Header) -> None:
         header = record.block.header
-        self._rules.check(header, parent, now_ms())
+        self._rules.check_work(header, parent, now_ms())
+        self._rules.check_miner(header, parent)
         outcome = self._execute(record.block, parent)
         check_outcome(header, outcome)
         for position, (stored, computed) in enumerate(zip(record.receipts, outcome.receipts, strict=True)):
