@@ -24,7 +24,8 @@ from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import Provider, Rpc, quantity
 from consilia.values import Digest, Role
 
-ANVIL_VERSION = "1.7.1"
+FOUNDRY_VERSION = "1.7.1"
+FOUNDRY_TOOLS = ("anvil", "cast")
 CACHE = Path(__file__).parents[2] / "node_modules"
 PLATFORM = {("Linux", "x86_64"): "linux-amd64", ("Linux", "aarch64"): "linux-arm64"} | {
     ("Darwin", "arm64"): "darwin-arm64",
@@ -38,17 +39,28 @@ FAR_FUTURE = 2**40
 def unavailable(reason: str) -> None:
     """Skip, loudly; in CI a missing engine is a failure: half of the promise would go untested."""
     if os.environ.get("CI"):
-        pytest.fail(f"CI must test against anvil: {reason}")
-    pytest.skip(f"NOT TESTED AGAINST ANVIL: {reason}")
+        pytest.fail(f"CI must test against anvil and cast: {reason}")
+    pytest.skip(f"NOT TESTED AGAINST ANVIL AND CAST: {reason}")
 
 
 @pytest.fixture(scope="session")
 def anvil_binary() -> Path:
     """The anvil of the platform package; installed into node_modules/ at first."""
-    package = PLATFORM.get((platform.system(), platform.machine()))
-    if package is None:
-        unavailable(f"no anvil for {platform.system()} {platform.machine()}")
-    binary = CACHE / "@foundry-rs" / f"anvil-{package}" / "bin" / "anvil"
+    return foundry_binary("anvil")
+
+
+@pytest.fixture(scope="session")
+def cast_binary() -> Path:
+    """Foundry's command-line client, likewise."""
+    return foundry_binary("cast")
+
+
+def foundry_binary(tool: str) -> Path:
+    """A program of Foundry, of the version that the tests were written for."""
+    system = PLATFORM.get((platform.system(), platform.machine()))
+    if system is None:
+        unavailable(f"no {tool} for {platform.system()} {platform.machine()}")
+    binary = CACHE / "@foundry-rs" / f"{tool}-{system}" / "bin" / tool
     if binary.exists():
         return binary
     npm = shutil.which("npm")
@@ -64,10 +76,12 @@ def anvil_binary() -> Path:
         "--no-package-lock",
         "--ignore-scripts",
     ]
-    command += ["--no-audit", "--no-fund", f"@foundry-rs/anvil-{package}@{ANVIL_VERSION}"]
+    # All of them at once: an npm that saves nothing removes what the command does not name.
+    command += ["--no-audit", "--no-fund"]
+    command += [f"@foundry-rs/{name}-{system}@{FOUNDRY_VERSION}" for name in FOUNDRY_TOOLS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode != 0 or not binary.exists():
-        unavailable(f"npm could not install it: {done.stderr.strip()[-300:]}")
+        unavailable(f"npm could not install {tool}: {done.stderr.strip()[-300:]}")
     return binary
 
 

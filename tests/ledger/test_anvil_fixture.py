@@ -15,5 +15,5 @@ def test_a_missing_engine_is_a_failure_in_ci(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_missing_engine_is_a_loud_skip_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="NOT TESTED AGAINST ANVIL: npm is missing"):
+    with pytest.raises(pytest.skip.Exception, match="NOT TESTED AGAINST ANVIL AND CAST: npm is missing"):
         unavailable("npm is missing")
