@@ -110,16 +110,16 @@ class Reception:
 
     def _weigh(self, message: Message, is_member: bool, size_bytes: int) -> tuple[Verdict, tuple[bytes, ...]]:
         """Allowance, recipient, session and freshness, before anything is done for the sender."""
+        if not self._knows(message):
+            # Before the allowance: a flood of strangers must not keep members from greeting a restarted node.
+            return Verdict.GREET_AGAIN, ()
         if not self.standing.allows(message.sender, is_member, size_bytes):
             if is_member:
                 self.standing.slip(message.sender, "more messages than its allowance")
             return Verdict.TOO_FAST, ()
         if message.kind == Kind.HELLO:
             return Verdict.ANSWER, (self._session, self._speaker.delegation)
-        if not self._knows(message) or (message.recipient, message.session) != (
-            self._speaker.account,
-            self._session,
-        ):
+        if (message.recipient, message.session) != (self._speaker.account, self._session):
             return Verdict.GREET_AGAIN, ()
         if message.kind in _NEWS and not is_member:
             return Verdict.NOT_ADMITTED, (b"only members announce",)
