@@ -36,7 +36,7 @@ MAX_HEADERS = 512
 MAX_BRANCH_BLOCKS = 128
 MAX_BRANCH_BYTES = 2 << 20
 SCORE_BYTES = 32
-MAX_DELEGATES = 1024
+MAX_GUESTS = 64
 _NEWS = (Kind.NEW_BLOCKS, Kind.NEW_TRANSACTIONS)
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class Reception:
         self._take_block = take_block
         self._speaker = speaker
         self._session = os.urandom(SESSION_BYTES)  # of this run: what was said to an earlier one is void
-        self._delegates: dict[bytes, bytes] = {}  # account -> the key that speaks for it
+        self._delegates: dict[bytes, bytes] = {}  # member -> the key that speaks for it
+        self._guests: dict[bytes, bytes] = {}  # the same of strangers, who must not push members out
         self.standing = Standing()
         self.on_behind: Callable[[], None] = lambda: None
         self.on_block: Callable[[Block, tuple[str, ...]], None] = lambda block, told: None
@@ -102,11 +103,14 @@ class Reception:
         network = self._speaker.network
         if delegating_account(network, message.signer, delegation) != message.sender:
             raise MessageError(f"0x{message.sender.hex()} has not let this key speak for it on this chain")
-        if self.is_member(message.sender) and not self._is_fresh(message):
+        if not self.is_member(message.sender):
+            self._guests[message.sender] = message.signer
+            while len(self._guests) > MAX_GUESTS:  # who had to give way is asked to greet again
+                del self._guests[next(iter(self._guests))]
+        elif self._is_fresh(message):
+            self._delegates[message.sender] = message.signer
+        else:
             raise MessageError("a greeting with an old or repeated stamp")
-        self._delegates[message.sender] = message.signer
-        while len(self._delegates) > MAX_DELEGATES:  # who had to give way is asked to greet again
-            del self._delegates[next(iter(self._delegates))]
 
     def _weigh(self, message: Message, is_member: bool, size_bytes: int) -> tuple[Verdict, tuple[bytes, ...]]:
         """Allowance, recipient, session and freshness, before anything is done for the sender."""
@@ -123,13 +127,14 @@ class Reception:
             return Verdict.GREET_AGAIN, ()
         if message.kind in _NEWS and not is_member:
             return Verdict.NOT_ADMITTED, (b"only members announce",)
-        if is_member and not self.standing.is_fresh(message.sender, message.stamp_us, time.time_ns() // 1000):
+        if is_member and not self._is_fresh(message):
             self.standing.slip(message.sender, "a message with an old or repeated stamp")
             return Verdict.REFUSED, (b"old or repeated stamp: check the clocks",)
         return self._perform(message, is_member)
 
     def _knows(self, message: Message) -> bool:
-        return message.signer in (message.sender, self._delegates.get(message.sender))
+        delegate = self._delegates.get(message.sender) or self._guests.get(message.sender)
+        return message.signer in (message.sender, delegate)
 
     def _is_fresh(self, message: Message) -> bool:
         return self.standing.is_fresh(message.sender, message.stamp_us, time.time_ns() // 1000)
