@@ -64,11 +64,13 @@ class RpcServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and hang up on everybody: a kept connection must not go on with a closed chain."""
         self._server.stopping = True
         if self._thread.is_alive():
             self._server.wake_and_shutdown()
         self._server.server_close()
+        for connection in list(self._server.uses):
+            _shut_down(connection)
 
 
 @dataclass
@@ -157,7 +159,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_peer(self, body: bytes) -> None:
         assert self.server.receive is not None, "a server without nodes around it refuses before"
-        received = self.server.receive(body)
+        try:
+            received = self.server.receive(body)
+        except Exception:  # noqa: BLE001  # the process boundary: a bug costs one reply, never the node
+            if not self.server.stopping:
+                _LOG.exception("a message was not answered")
+            received = Received(b"", is_member=False, close=True)
         if received.is_member:
             self.server.note_use(self.connection)
         self.close_connection = self.close_connection or received.close
