@@ -113,6 +113,8 @@ class CatchUp:
             raws = peer.ask(Kind.HEADERS, locator)
             if len(raws) > MAX_HEADERS:
                 raise MessageError(f"expected at most {MAX_HEADERS} headers, got {len(raws)}")
+            if raws and branch and Header.decode(raws[0]).parent_hash != branch[-1].hash:
+                raise UntimelyBlockError("the peer went over to another branch meanwhile")  # ask again later
             for raw in raws:
                 header = Header.decode(raw)
                 parent = branch[-1] if branch else self._fork_point(header)

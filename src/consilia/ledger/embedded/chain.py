@@ -183,9 +183,14 @@ class Chain:
 
     def headers_after(self, locator: Sequence[bytes], max_headers: int) -> list[Header]:
         """The canonical headers that follow the first hash of `locator` that is canonical here."""
-        first = 1 + self.last_shared(locator)
-        headers = (self.header_by_number(number) for number in range(first, first + max_headers))
-        return [header for header in headers if header is not None]
+        headers: list[Header] = []
+        number = 1 + self.last_shared(locator)
+        while len(headers) < max_headers and (header := self.header_by_number(number)) is not None:
+            if headers and header.parent_hash != headers[-1].hash:
+                break  # a re-org came between the look-ups
+            headers.append(header)
+            number += 1
+        return headers
 
     def last_shared(self, locator: Sequence[bytes]) -> int:
         """The number of the first block of `locator` that is canonical here; 0 if none is."""
