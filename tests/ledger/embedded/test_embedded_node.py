@@ -20,7 +20,7 @@ from consilia.ledger.embedded.genesis import Genesis, NodeSettings
 from consilia.ledger.embedded.node import Node
 from consilia.ledger.embedded.replay import replay
 from tests.ledger.embedded.members import KEYS, extend, genesis, payment
-from tests.ledger.embedded.network import NodeProcess, build_network, free_ports, wait_for
+from tests.ledger.embedded.network import NodeProcess, build_network, credentials, free_ports, wait_for
 
 pytestmark = pytest.mark.network
 
@@ -80,7 +80,11 @@ def test_three_nodes_agree_share_the_blocks_and_survive_kill_9(network: list[Nod
 
 
 def genesis_of(node: NodeProcess) -> Genesis:
-    return Genesis.load(node.settings.genesis)
+    return genesis_at(node.settings)
+
+
+def genesis_at(settings: NodeSettings) -> Genesis:
+    return Genesis.load(settings.genesis)
 
 
 @pytest.fixture
@@ -201,8 +205,9 @@ def test_a_member_without_a_place_among_the_miners_follows(tmp_path: Path) -> No
     settings = NodeSettings(
         home=tmp_path / "home", genesis=tmp_path / "genesis.json", coinbase=KEYS[0].address, port=port
     )
-    node = Node(settings)
+    node = Node(settings, credentials(KEYS[0], genesis_at(settings)))
     node.start()
+    assert node.miner is not None
     assert not node.miner.admitted
     block = extend(Chain(tmp_path / "other.sqlite", node.chain.genesis), index=1)
     assert node.take_block(block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,8 @@ class Cast:
     def __call__(self, *arguments: str) -> str:
         """Its standard output; a failure is an assertion with its words."""
         done = subprocess.run(
-            [str(self._binary), *arguments, "--rpc-url", self._url],
+            [str(self._binary), *arguments],
+            env={**os.environ, "ETH_RPC_URL": self._url},
             capture_output=True,
             text=True,
             timeout=120,
