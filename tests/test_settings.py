@@ -159,8 +159,11 @@ def test_a_bucket_is_named_by_url_and_its_credentials_by_files(
     store = store_of(tmp_path, 'url = "s3://bucket/a"\naccess_key_file = "a"\nsecret_key_file = "s"')
     with pytest.raises(SettingsError, match=r"store\.access_key_file"):
         store.credentials()
-    (tmp_path / "home" / "a").write_text("AK\n")
-    (tmp_path / "home" / "s").write_text("hidden\n")
+    for name, text in (("a", "AK\n"), ("s", "hidden\n")):
+        (tmp_path / "home" / name).write_text(text)
+        with pytest.raises(SettingsError, match=r"store\..*_key_file"):
+            store.credentials()  # others may read it
+        (tmp_path / "home" / name).chmod(0o600)
     assert store.credentials() == ("AK", "hidden", None)
     assert "hidden" not in repr(store) and "hidden" not in repr(Credentials(*store.credentials()))
     store = store_of(tmp_path, 'url = "s3://bucket"')

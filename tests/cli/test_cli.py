@@ -33,7 +33,7 @@ def test_the_version_is_told() -> None:
     assert done.returncode == 0 and done.stdout.startswith("consilia ")
 
 
-@pytest.mark.parametrize("group", [[], ["server"], ["hospital"], ["audit"]])
+@pytest.mark.parametrize("group", [[], ["server"], ["hospital"], ["audit"], ["store"], ["data"]])
 def test_a_group_alone_shows_its_commands(group: list[str]) -> None:
     done = consilia(*group)
     assert "Usage:" in done.stdout + done.stderr and done.returncode in (0, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -372,3 +373,22 @@ def test_a_server_that_ignores_the_condition_still_gives_a_whole_object(store, m
     write(store, ENVELOPE, SEALED.root)
     assert object_bytes(store, SEALED.root) == len(ENVELOPE)
     assert len(store.abandoned(-60)) == 1
+
+
+def test_the_bytes_in_a_bucket_are_those_of_the_format(store, memory):
+    """docs/store.md, computed here from the envelope alone: another program reads what this one wrote."""
+    leaf_bytes, prefix_bytes = 64 * (16384 + 16), 24 + 32
+    opening_bytes = 22 + 32 + 3 * (32 + 80) + prefix_bytes  # three recipients
+    body = ENVELOPE[opening_bytes:]
+    leaves = [
+        hashlib.sha256(b"\x00" + body[at : at + leaf_bytes]).digest()
+        for at in range(0, len(body), leaf_bytes)
+    ]
+    write(store, ENVELOPE, SEALED.root, UPLOAD)
+    index = bytes(obstore.get(memory, index_path(SEALED.root)).bytes())
+    assert index == b"CSLAIDX1" + UPLOAD + ENVELOPE[:opening_bytes] + b"".join(leaves)
+    for number in range(3):
+        name = hashlib.sha256(b"".join(leaves[8 * number : 8 * number + 8])).hexdigest()[:32]
+        part = bytes(obstore.get(memory, f"parts/{UPLOAD.hex()}/{number:08d}-{name}").bytes())
+        assert part == body[8_396_800 * number : 8_396_800 * (number + 1)]
+    assert len(paths(memory)) == 4
