@@ -324,7 +324,7 @@ class Failing:
 
 def test_a_request_is_made_again_until_it_is_answered(store, monkeypatch):
     pauses: list[float] = []
-    monkeypatch.setattr(requests.time, "sleep", pauses.append)
+    monkeypatch.setattr(requests, "pause", lambda seconds, stop: pauses.append(seconds))
     failing = Failing(monkeypatch, "put", *[GenericError("connection reset")] * 2)
     write(store, SMALL_ENVELOPE, SMALL_SEALED.root)
     assert failing.calls == 4 and len(pauses) == 2

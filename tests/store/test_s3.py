@@ -176,6 +176,24 @@ def test_a_server_that_comes_back_is_waited_for(s3_server, bucket, wire):
     assert object_bytes(store, SEALED.root) == len(ENVELOPE)
 
 
+def test_whoever_gives_up_need_not_wait_for_a_store_that_is_away(s3_server, bucket, wire, store):
+    """SIGTERM in the middle of an upload or a read ends a party though its store is away."""
+    write(store)
+    far = store_behind(s3_server, bucket, wire.url, patience_seconds=3600)
+    with pytest.raises(ZeroDivisionError), far.writer(UPLOAD) as incoming:
+        wire.refuse = True
+        wire.hang_up()
+        incoming.stream.write(ENVELOPE[:-1])
+        incoming.stream.flush()
+        raise ZeroDivisionError
+    wire.mend()
+    with pytest.raises(ZeroDivisionError), far.reader(SEALED.root) as stream:
+        stream.read(1)
+        wire.refuse = True
+        wire.hang_up()
+        raise ZeroDivisionError
+
+
 def test_requests_cut_in_the_middle_are_made_again(s3_server, bucket, wire):
     store = store_behind(s3_server, bucket, wire.url)
     wire.cut_requests_after, wire.lost_requests_left = 5_000_000, 3

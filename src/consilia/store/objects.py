@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from consilia.artifact import RootHasher
@@ -105,11 +106,8 @@ class ObjectStore:
     @contextmanager
     def reader(self, root: Digest) -> Iterator[BinaryIO]:
         """See `ArtifactStore.reader`. Here every leaf is verified before a byte of it is handed out."""
-        index = self._index(root)
-        with (
-            ThreadPoolExecutor(1) as fetcher,
-            io.BufferedReader(_ObjectReader(self._requests, index, fetcher), _STREAM_BYTES) as stream,
-        ):
+        raw = _ObjectReader(self._requests, self._index(root))
+        with io.BufferedReader(raw, _STREAM_BYTES) as stream:
             yield stream
 
     def has(self, root: Digest) -> bool:
@@ -182,6 +180,7 @@ class PartsUpload:
         self._upload = upload
         self._kept = kept
         self._senders = senders
+        self._stop = Event()
         self._sending: deque[Future[None]] = deque()
         self._hasher = RootHasher()
         self._waiting = bytearray()
@@ -233,6 +232,7 @@ class PartsUpload:
     def end(self) -> None:
         """Wait for what is on its way, and take nothing more."""
         self._raw.ended = True
+        self._stop.set()
         for sending in self._sending:
             sending.cancel()
             with suppress(StoreError):
@@ -247,7 +247,7 @@ class PartsUpload:
             return
         self._wait(PARTS_AT_ONCE - 1)
         self.sent_parts += 1
-        self._sending.append(self._senders.submit(self._requests.put, path, part))
+        self._sending.append(self._senders.submit(self._requests.put, path, part, self._stop))
 
     def _wait(self, most: int) -> None:
         while len(self._sending) > most:
@@ -281,16 +281,23 @@ class _PartWriter(io.RawIOBase):
 class _ObjectReader(io.RawIOBase):
     """Reads an object part by part, the next one while this one is used; verifies each before it hands it out."""
 
-    def __init__(self, requests: Requests, index: Index, fetcher: ThreadPoolExecutor) -> None:
+    def __init__(self, requests: Requests, index: Index) -> None:
         self._requests = requests
         self._index = index
-        self._fetcher = fetcher
+        self._fetcher = ThreadPoolExecutor(1)
+        self._stop = Event()
         self._ready = memoryview(index.opening)
         self._next_part = 0
         self._coming: Future[bytes] | None = None
 
     def readable(self) -> bool:
         return True
+
+    def close(self) -> None:
+        """Let go of a part that is still on its way."""
+        self._stop.set()
+        self._fetcher.shutdown(cancel_futures=True)
+        super().close()
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         target = memoryview(buffer).cast("B")
@@ -313,7 +320,7 @@ class _ObjectReader(io.RawIOBase):
     def _fetch(self, number: int) -> bytes:
         path = self._index.part_path(number)
         for _ in range(READ_ATTEMPTS):
-            part = self._requests.get(path)
+            part = self._requests.get(path, self._stop)
             if part is None:
                 raise damaged(self._index.root, f"its part {number} of {self._index.parts} is missing")
             if self._index.proves(number, part):

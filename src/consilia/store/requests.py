@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, TypeVar
 
 import obstore
@@ -41,6 +42,14 @@ class ListedObject:
     modified_seconds: float
 
 
+def pause(seconds: float, stop: Event | None) -> bool:
+    """Wait; whether `stop` was set meanwhile."""
+    if stop is not None:
+        return stop.wait(seconds)
+    time.sleep(seconds)
+    return False
+
+
 class Requests:
     """The few requests that an object store is asked, on obstore; `name` is what messages call the store."""
 
@@ -49,17 +58,21 @@ class Requests:
         self._objects = objects
         self._patience_seconds = patience_seconds
 
-    def get(self, path: str) -> bytes | None:
-        """All bytes of an object, or None if it is not there."""
-        return self._unless_missing(lambda: bytes(obstore.get(self._objects, path).bytes()))
+    def get(self, path: str, stop: Event | None = None) -> bytes | None:
+        """All bytes of an object, or None if it is not there.
+
+        Args:
+            stop: set by whoever no longer waits for the answer.
+        """
+        return self._unless_missing(lambda: bytes(obstore.get(self._objects, path).bytes()), stop)
 
     def has(self, path: str) -> bool:
         """Whether an object is there."""
         return self._unless_missing(lambda: obstore.head(self._objects, path)) is not None
 
-    def put(self, path: str, data: bytes) -> None:
-        """Write an object, in place of what is there."""
-        self._write(lambda: obstore.put(self._objects, path, data, use_multipart=False))
+    def put(self, path: str, data: bytes, stop: Event | None = None) -> None:
+        """Write an object, in place of what is there; `stop` as for `get`."""
+        self._write(lambda: obstore.put(self._objects, path, data, use_multipart=False), stop)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write an object unless there is one of that name (If-None-Match: *); whether this call wrote it.
@@ -88,21 +101,21 @@ class Requests:
             for entry in page:
                 yield ListedObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
-    def _write(self, request: Callable[[], object]) -> None:
+    def _write(self, request: Callable[[], object], stop: Event | None = None) -> None:
         try:
-            self._insist(request)
+            self._insist(request, stop)
         except (NotFoundError, FileNotFoundError) as error:
             raise self._no_bucket() from error
 
-    def _unless_missing(self, request: Callable[[], Answer]) -> Answer | None:
+    def _unless_missing(self, request: Callable[[], Answer], stop: Event | None = None) -> Answer | None:
         try:
-            return self._insist(request)
+            return self._insist(request, stop)
         except (NotFoundError, FileNotFoundError) as error:
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from error
             return None
 
-    def _insist(self, request: Callable[[], Answer]) -> Answer:
+    def _insist(self, request: Callable[[], Answer], stop: Event | None = None) -> Answer:
         """Make a request until it is answered; what the server's refusals mean is left to the caller.
 
         Raises:
@@ -125,7 +138,10 @@ class Requests:
                         f"{_first_line(error)}; see that it runs and that [store] names its endpoint, then try again"
                     ) from error
             # at random, so that hospitals which were cut off together do not come back together
-            time.sleep(pause_seconds * random.uniform(0.5, 1.0))
+            if pause(pause_seconds * random.uniform(0.5, 1.0), stop):
+                raise StoreUnreachableError(
+                    f"the store {self.name} did not answer, and nobody waits any more"
+                )
             pause_seconds = min(2 * pause_seconds, MOST_PAUSE_SECONDS)
 
     @contextmanager
