@@ -22,7 +22,7 @@ from obstore.store import LocalStore
 
 from consilia.errors import ObjectMissingError, StoreError, StoreUnreachableError
 from consilia.store import StoredObject
-from consilia.store.verified import checked_blocks
+from consilia.store.verified import checked_blocks, fetch_object
 from consilia.values import Digest
 
 _ABANDONED_SECONDS = 24 * 3600
@@ -73,16 +73,7 @@ class DirectoryStore:
 
     def get(self, root: Digest, target: Path) -> None:
         """See `ArtifactStore.get`."""
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-        try:
-            with self.reader(root) as source, temporary.open("xb") as file:
-                for block in checked_blocks(source, root):
-                    file.write(block)
-            temporary.replace(target)
-        except OSError as error:
-            raise StoreError(f"object {root} cannot be copied to {target}: {_first_line(error)}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        fetch_object(self, root, target)
 
     @contextmanager
     def reader(self, root: Digest) -> Iterator[BinaryIO]:

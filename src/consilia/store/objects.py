@@ -24,7 +24,7 @@ from consilia.errors import EnvelopeError, ObjectMissingError, StoreError
 from consilia.store import StoredObject
 from consilia.store.index import PART_BYTES, Index, damaged, part_path, upload_of
 from consilia.store.requests import ListedObject, Requests
-from consilia.store.verified import checked_blocks
+from consilia.store.verified import checked_blocks, fetch_object
 from consilia.values import Digest
 
 if TYPE_CHECKING:
@@ -92,16 +92,7 @@ class ObjectStore:
 
     def get(self, root: Digest, target: Path) -> None:
         """See `ArtifactStore.get`."""
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-        try:
-            with self.reader(root) as source, temporary.open("xb") as file:
-                for block in checked_blocks(source, root):
-                    file.write(block)
-            temporary.replace(target)
-        except OSError as error:
-            raise StoreError(f"object {root} cannot be copied to {target}: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        fetch_object(self, root, target)
 
     @contextmanager
     def reader(self, root: Digest) -> Iterator[BinaryIO]:

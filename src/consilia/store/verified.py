@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 from consilia.artifact import Readable, RootHasher
-from consilia.errors import EnvelopeError, ObjectDamagedError
+from consilia.errors import EnvelopeError, ObjectDamagedError, StoreError
 from consilia.store import ArtifactStore
 from consilia.values import Digest
 
@@ -43,6 +45,26 @@ def object_bytes(store: ArtifactStore, root: Digest) -> int:
     """
     with store.reader(root) as stream:
         return sum(len(block) for block in checked_blocks(stream, root))
+
+
+def fetch_object(store: ArtifactStore, root: Digest, target: Path) -> None:
+    """Copy an object to `target`, which appears only when it is whole and has this root.
+
+    Raises:
+        ObjectMissingError: no object has this root.
+        ObjectDamagedError: the object's bytes do not.
+        StoreError: `target` cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        with store.reader(root) as source, temporary.open("xb") as file:
+            for block in checked_blocks(source, root):
+                file.write(block)
+        temporary.replace(target)
+    except OSError as error:
+        raise StoreError(f"object {root} cannot be copied to {target}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def copy_object(source: ArtifactStore, target: ArtifactStore, root: Digest) -> int:
