@@ -275,6 +275,15 @@ def test_what_uploads_left_is_found_and_discarded(store, memory):
     assert object_bytes(store, SMALL_SEALED.root) == len(SMALL_ENVELOPE)
 
 
+@pytest.mark.parametrize("what", ["the magic", "the upload", "the frame", "an index cut"])
+def test_the_parts_of_a_damaged_index_are_not_taken_for_garbage(store, memory, what):
+    """The object may be needed, and its index be repaired: nothing is called abandoned until that is done."""
+    write(store, ENVELOPE, SEALED.root)
+    spoil(memory, what)
+    with pytest.raises(ObjectDamagedError, match=str(SEALED.root)):
+        store.abandoned(-60)
+
+
 def test_roots_pass_over_what_is_no_object(store, memory):
     write(store, SMALL_ENVELOPE, SMALL_SEALED.root)
     for path in ("README", "objects/README", f"objects/00/{SEALED.root.hex()}", "parts/x", "parts/x/y"):

@@ -125,7 +125,11 @@ class ObjectStore:
         return (found.root for found in self.objects())
 
     def abandoned(self, older_than_seconds: float) -> list[str]:
-        """See `ArtifactStore.abandoned`. The youngest part of an upload says when it was last touched."""
+        """See `ArtifactStore.abandoned`. The youngest part of an upload says when it was last touched.
+
+        Raises:
+            ObjectDamagedError: an index is damaged, so its parts look as if nobody named them: repair it first.
+        """
         youngest: dict[str, float] = {}
         for part in self._requests.list("parts"):
             if named := _PART_NAME.fullmatch(part.path):
@@ -133,10 +137,12 @@ class ObjectStore:
         oldest = time.time() - older_than_seconds
         idle = {upload for upload, touched in youngest.items() if touched < oldest}
         # The indices are read after the parts: an upload that is finished meanwhile is seen.
-        for root in self.roots() if idle else ():
-            head = self._requests.get(_index_path(root))
-            with suppress(StoreError):  # a damaged index names no parts; they are of no use without it
-                idle.discard(upload_of(head or b"", root).hex())
+        for found in self.objects() if idle else ():
+            with suppress(ObjectMissingError):  # deleted meanwhile
+                upload = self._index(found.root).upload.hex()
+                if upload not in youngest and found.modified_seconds < oldest:
+                    raise damaged(found.root, "the upload that its index names has no parts")
+                idle.discard(upload)
         return sorted(idle)
 
     def discard(self, abandoned: str) -> None:
