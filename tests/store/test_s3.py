@@ -28,8 +28,8 @@ from tests.faulty_wire import FaultyWire
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 UPLOAD = Digest.of(b"an upload")
-ENVELOPE, SEALED = seal_bytes(plaintext_of(2 * PART_BYTES + 1_000_000))
-OTHER_ENVELOPE, OTHER_SEALED = seal_bytes(plaintext_of(2 * PART_BYTES + 1_000_000), rho=b"o" * 32)
+ENVELOPE, SEALED = seal_bytes(plaintext_of(17_800_000))
+OTHER_ENVELOPE, OTHER_SEALED = seal_bytes(plaintext_of(17_800_000), rho=b"o" * 32)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_writers_in_many_threads_agree_on_one_object(store, s3_server, bucket):
         list(threads.map(race, range(4)))
     assert object_bytes(store, SEALED.root) == len(ENVELOPE)
     everything = [entry["path"] for page in obstore.list(s3_server.objects(bucket)) for entry in page]
-    assert len(everything) == 4  # one index, three parts
+    assert len(everything) == 1 + -(-17_800_000 // PART_BYTES)
 
 
 def test_the_server_keeps_what_is_there(s3_server, bucket):
@@ -288,7 +288,7 @@ def test_an_upload_goes_on_after_its_process_was_killed(s3_server, bucket, wire,
 
 
 BIG = """
-import resource, sys, time
+import sys, time
 from consilia.settings import StoreSection
 from consilia.roles.stores import open_store
 from consilia.crypto.envelope import seal, open_envelope
@@ -314,13 +314,14 @@ with store.writer() as incoming:
 sent = time.monotonic()
 with store.reader(sealed.root) as stream:
     open_envelope(stream, Nowhere(), HOSPITAL, RECIPIENTS, CONTEXT, sealed.root)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, sent - began, time.monotonic() - sent)
+peak_kb = int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])
+print(peak_kb / 1024, sent - began, time.monotonic() - sent)
 """
 
 
 def test_memory_does_not_grow_with_the_object(s3_server, bucket, tmp_path):
-    """Sealed into the bucket and opened out of it, 256 MB under 120 MB of memory; docs/store.md has 1 GB."""
+    """Sealed into the bucket and opened out of it, 256 MB in less than 100 MB of memory; docs/store.md has 1 GB."""
     section = s3_server.section(tmp_path, bucket).model_dump_json()
     command = [sys.executable, "-c", BIG, section, str(256 << 20)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert float(done.stdout.split()[0]) < 120, done.stdout
+    assert float(done.stdout.split()[0]) < 100, done.stdout

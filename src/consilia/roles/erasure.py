@@ -77,6 +77,7 @@ def read_tombstone(path: Path) -> Tombstone:
     """
     from eth_account import Account
     from eth_account.messages import encode_defunct
+    from eth_keys.exceptions import BadSignature
     from eth_utils.exceptions import ValidationError
 
     try:
@@ -85,7 +86,7 @@ def read_tombstone(path: Path) -> Tombstone:
         label = value.pop("label")
         tombstone = Tombstone(Digest.from_hex(value.pop("root")), **value)
         signer = Account.recover_message(encode_defunct(tombstone.statement()), signature=signature)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError, BadSignature) as error:
         raise VerificationError(f"{path.name}: expected a tombstone; {error}") from error
     if label != LABEL or signer != tombstone.owner:
         raise VerificationError(f"{path.name}: expected the signature of {tombstone.owner}, {signer} signed")

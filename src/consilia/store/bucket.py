@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 ATTEMPTS_IN_PATIENCE = 4
-"""One attempt may last a quarter of the store's patience: with 300 seconds, 8 MiB at 110 kB a second."""
+"""One attempt may last a quarter of the store's patience: with 300 seconds, 2 MiB at 28 kB a second."""
 
 
 @dataclass(frozen=True)

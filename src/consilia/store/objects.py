@@ -30,8 +30,8 @@ from consilia.values import Digest
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-PARTS_AT_ONCE = 2
-"""Parts on their way while the next is being sealed or read; each is 8 MiB of memory."""
+PARTS_AT_ONCE = 3
+"""Parts on their way while the next is being sealed; each is 2 MiB of memory."""
 READ_ATTEMPTS = 3
 """A part that came cut short or changed is asked for again: the wire may be to blame, not the object."""
 RESUMED_SECONDS = 12 * 3600
@@ -112,7 +112,7 @@ class ObjectStore:
             return
         self._requests.delete(_index_path(root))
         with suppress(StoreError):  # a damaged index names no parts
-            self.discard(upload_of(head, root).hex())
+            self.discard(upload_of(bytes(head), root).hex())
 
     def objects(self) -> Iterator[StoredObject]:
         """See `ArtifactStore.objects`. What is not named like an index is passed over."""
@@ -157,7 +157,7 @@ class ObjectStore:
         data = self._requests.get(_index_path(root))
         if data is None:
             raise ObjectMissingError(f"the store {self._requests.name} has no object {root}")
-        return Index.parse(data, root)
+        return Index.parse(bytes(data), root)
 
 
 class PartsUpload:
@@ -253,7 +253,7 @@ class PartsUpload:
     def _yield_to(self, root: Digest) -> None:
         """There is an index already: another writer's, whose object stays; or ours, when an answer got lost."""
         head = self._requests.get(_index_path(root))
-        if head is not None and upload_of(head, root) != self._upload:
+        if head is not None and upload_of(bytes(head), root) != self._upload:
             for path in self._paths:
                 self._requests.delete(path)
 
@@ -285,7 +285,7 @@ class _ObjectReader(io.RawIOBase):
         self._stop = Event()
         self._ready = memoryview(index.opening)
         self._next_part = 0
-        self._coming: Future[bytes] | None = None
+        self._coming: Future[memoryview] | None = None
 
     def readable(self) -> bool:
         return True
@@ -299,13 +299,13 @@ class _ObjectReader(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         target = memoryview(buffer).cast("B")
         if not self._ready and self._next_part < self._index.parts:
-            self._ready = memoryview(self._take_part())
+            self._ready = self._take_part()
         taken = min(len(target), len(self._ready))
         target[:taken] = self._ready[:taken]
         self._ready = self._ready[taken:]
         return taken
 
-    def _take_part(self) -> bytes:
+    def _take_part(self) -> memoryview:
         coming = self._coming or self._fetcher.submit(self._fetch, self._next_part)
         self._next_part += 1
         self._coming = None
@@ -314,7 +314,7 @@ class _ObjectReader(io.RawIOBase):
             self._coming = self._fetcher.submit(self._fetch, self._next_part)
         return part
 
-    def _fetch(self, number: int) -> bytes:
+    def _fetch(self, number: int) -> memoryview:
         path = self._index.part_path(number)
         for _ in range(READ_ATTEMPTS):
             part = self._requests.get(path, self._stop)

@@ -58,13 +58,13 @@ class Requests:
         self._objects = objects
         self._patience_seconds = patience_seconds
 
-    def get(self, path: str, stop: Event | None = None) -> bytes | None:
+    def get(self, path: str, stop: Event | None = None) -> memoryview | None:
         """All bytes of an object, or None if it is not there.
 
         Args:
             stop: set by whoever no longer waits for the answer.
         """
-        return self._unless_missing(lambda: bytes(obstore.get(self._objects, path).bytes()), stop)
+        return self._unless_missing(lambda: memoryview(obstore.get(self._objects, path).bytes()), stop)
 
     def has(self, path: str) -> bool:
         """Whether an object is there."""
