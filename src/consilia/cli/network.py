@@ -74,10 +74,13 @@ def create(
         invite.save(home / "founding-invite.json")
         say("founding prepared", invite="founding-invite.json", fingerprint=invite.fingerprint)
         return
-    _write_founder_settings(home, keys.name, role, data, plan)
     content = certificate.read_bytes() if certificate else b""
     record = founding.own_founder_record(new_record(keys, Role[role.upper()], content, days), plan)
-    requests = [founding.founder_request(keys, record, invite), *(JoinRequest.load(path) for path in founder)]
+    others = [JoinRequest.load(path) for path in founder]
+    _write_founder_settings(
+        home, keys.name, role, data, plan, tuple(other.node for other in others if other.node)
+    )
+    requests = [founding.founder_request(keys, record, invite), *others]
     founders = [founding.checked_founder(request, plan, keys) for request in requests]
     say("founders checked", founders=[request.name for request in requests])
     deployment = founding.found(home, plan, keys, founders)
@@ -216,6 +219,12 @@ def vote(
         _show_open(voter, say)
         return
     _tell_outcome(voter, outcome, say)
+    if request is not None and (node := JoinRequest.load(request).node):
+        say(
+            "its node",
+            address=node,
+            hint="add it to peers of [node] in consilia.toml, to tell it blocks at once",
+        )
     _give_gift(voter, outcome, gift_wei, say)
 
 
@@ -281,7 +290,9 @@ def _check_founder_options(role: str, engine: EngineName, url: str, data: Path |
         raise InputError("--url goes with --engine rpc: the network's JSON-RPC address")
 
 
-def _write_founder_settings(home: Path, name: str, role: str, data: Path | None, plan: Plan) -> None:
+def _write_founder_settings(
+    home: Path, name: str, role: str, data: Path | None, plan: Plan, peers: tuple[str, ...]
+) -> None:
     from consilia.roles.home import Seat
     from consilia.settings import SETTINGS_FILE
 
@@ -294,6 +305,7 @@ def _write_founder_settings(home: Path, name: str, role: str, data: Path | None,
         data=data.resolve() if data is not None and role == "hospital" else None,
         port=plan.port if plan.engine == "embedded" else None,
         confirmations="embedded" if plan.engine == "embedded" else "finality",
+        peers=peers,
     )
     (home / SETTINGS_FILE).write_text(seat.toml())
 
