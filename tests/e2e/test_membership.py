@@ -191,7 +191,12 @@ def test_a_first_founder_alone_and_a_member_that_leaves(town: Town) -> None:
         "the newcomer's own node knows that it is admitted",
     )
     network("vote", "--home", first, "--quorum", "80")
-    (waiting,) = network("vote", "--home", town.home / "hospital-2")
+    (waiting,) = eventually(
+        lambda: [
+            said for said in network("vote", "--home", town.home / "hospital-2") if said["step"] == "open"
+        ],
+        "the newcomer's node to hear of the proposal",
+    )
     assert (waiting["approvals"], waiting["needed"]) == (1, 2)
     # money for its gas came with the admission
     assert network("leave", "--home", town.home / "hospital-2", "--yes")[0]["step"] == "left"

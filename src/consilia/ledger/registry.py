@@ -174,8 +174,11 @@ class Registry:
 
     def proposals(self) -> list[Proposal]:
         """All proposals, the oldest first."""
-        count = int(self._read("registry", "proposal_count"))
-        return [self.proposal(number) for number in range(1, count + 1)]
+        return [self.proposal(number) for number in range(1, self.proposal_count() + 1)]
+
+    def proposal_count(self) -> int:
+        """How many proposals there ever were; they are numbered from 1."""
+        return int(self._read("registry", "proposal_count"))
 
     def proposal(self, proposal_id: int) -> Proposal:
         """A proposal with its tally as of now.

@@ -29,6 +29,9 @@ WORDS = {
     Kind.QUORUM: "change the quorum",
 }
 
+HEARSAY_SECONDS = 10.0
+"""Twice the time after which a node of the embedded chain asks its peers for what it missed."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -130,7 +133,7 @@ class Voter:
             PolicyError: it is decided or has expired.
             VerificationError: the applicant's proof does not convince this member.
         """
-        proposal, ledger = self.registry.proposal(proposal_id), self.ledger
+        proposal, ledger = self._proposal(proposal_id), self.ledger
         if self.registry.has_voted(proposal_id, self.address):
             return Outcome(proposal, False)
         if not proposal.is_open(self._now()):
@@ -177,12 +180,19 @@ class Voter:
                 return
         raise LedgerError(f"expected the application of proposal {proposal.proposal_id} among the events")
 
+    def _proposal(self, proposal_id: int) -> Proposal:
+        """A proposal by its number; this member's node may be about to hear of it."""
+        deadline = time.monotonic() + HEARSAY_SECONDS
+        while proposal_id > self._count() and time.monotonic() < deadline:
+            self.reading.wait(self.reading.confirmed_block().number, 1.0)
+        return self.registry.proposal(proposal_id)
+
     def _now(self) -> int:
         """The ledger's time: whether a vote is still taken is for its clock to say."""
         return self.reading.confirmed_block().timestamp
 
     def _count(self) -> int:
-        return len(self.registry.proposals())
+        return self.registry.proposal_count()
 
     def _newest(self, count: int) -> Proposal:
         """The proposal that this member has just made: the last of its own after `count`."""
