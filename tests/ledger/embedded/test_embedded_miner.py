@@ -116,6 +116,33 @@ def test_a_transaction_is_mined_and_buried_and_then_nothing(consortium: Consorti
     assert gone(watched.miner.search_pid)
 
 
+def test_what_waits_together_is_mined_together(consortium: Consortium) -> None:
+    """However much waits, it costs one block and its burial: the chain keeps pace with the clock."""
+    watched = Watched(consortium)
+    extend(watched.chain)
+    for nonce in range(25):
+        for index in range(4):
+            watched.pool.add(payment(index, nonce).raw)
+    watched.miner.start()
+    mined = [watched.blocks.get(timeout=PATIENCE_SECONDS) for _ in range(1 + BURIAL_BLOCKS)]
+    watched.miner.close()
+    assert [len(block.transactions) for block in mined] == [100] + [0] * BURIAL_BLOCKS
+
+
+def test_a_full_pool_and_many_dead_miners_cost_a_bounded_silence(consortium: Consortium) -> None:
+    watched = Watched(consortium)
+    extend(watched.chain)
+    for nonce in range(100):
+        for index in range(4):
+            watched.pool.add(payment(index, nonce).raw)
+    most = miner_module.TURN_SECONDS + miner_module.MAX_TURN_TRANSACTIONS * (
+        miner_module.TURN_SECONDS_PER_TRANSACTION
+    )
+    watched.miner._turn = lambda head: 49  # type: ignore[method-assign]  # last of fifty
+    assert watched.miner._seconds_until_due() <= max(miner_module.MAX_GIVE_WAY_SECONDS, most) + 0.1
+    watched.miner.close()
+
+
 def test_a_transaction_that_cannot_run_yet_costs_no_block(consortium: Consortium) -> None:
     watched = Watched(consortium)
     extend(watched.chain)
