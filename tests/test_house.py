@@ -108,7 +108,7 @@ print(json.dumps(sorted(name for name in {HEAVY!r} if name in sys.modules)))
 
 def test_the_package_brings_contracts_and_report_templates() -> None:
     package = files("consilia")
-    for contract in ("registry", "escrow", "training"):
+    for contract in ("registry", "escrow", "training", "exchange"):
         artifact = json.loads((package / "contracts" / "artifacts" / f"{contract}.json").read_text())
         assert artifact["abi"] and artifact["bytecode"]
     templates = package / "cli" / "report" / "templates"

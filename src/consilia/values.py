@@ -57,6 +57,7 @@ class ArtifactKind(IntEnum):
     MODEL = 2
     UPDATE = 3
     ROUND_REPORT = 4
+    DATASET = 5
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ ROOT, OTHER_ROOT, DIGEST = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 
 @dataclass
 class Contracts:
-    """The three contracts with one server, hospitals and an auditor."""
+    """The contracts with one server, hospitals and an auditor."""
 
     registry: Any
     escrow: Any
     training: Any
+    exchange: Any
     server: str
     hospitals: list[str]
     auditor: str
@@ -151,11 +152,14 @@ def make_contracts() -> Contracts:
     registry = load("registry", founders)
     escrow = load("escrow", registry.address, next_contract(deployer, 1))
     training = load("training", registry.address, escrow.address)
+    exchange = load("exchange", registry.address, training.address)
     addresses = [key.address for key in keys]
     stranger = boa.env.generate_address("stranger")
     for address in [*addresses, stranger]:
         boa.env.set_balance(address, RICH_WEI)
-    return Contracts(registry, escrow, training, addresses[0], addresses[1:-1], addresses[-1], stranger)
+    return Contracts(
+        registry, escrow, training, exchange, addresses[0], addresses[1:-1], addresses[-1], stranger
+    )
 
 
 @pytest.fixture

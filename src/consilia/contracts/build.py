@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 ARTIFACTS = FOLDER / "artifacts"
-CONTRACTS = ("registry", "escrow", "training")
+CONTRACTS = ("registry", "escrow", "training", "exchange")
 
 
 def compile_contract(name: str) -> str:

@@ -245,6 +245,7 @@ class Ledger:
         }
         if task_id is None:
             names[self.deployment.registry.lower()] = "registry"
+            names[self.deployment.exchange.lower()] = "exchange"
         query["address"] = list(names)
         if task_id is not None:
             query["topics"] = [None, f"0x{task_id:064x}"]
@@ -305,6 +306,24 @@ class Ledger:
     def balance_wei(self, account: Address) -> int:
         """What an account owns at the head."""
         return self._chain.balance_wei(account)
+
+    # For the contracts that have a client of their own
+
+    def write(
+        self,
+        key: str,
+        contract: str,
+        function: str,
+        arguments: Sequence[object],
+        gas: int,
+        value_wei: int = 0,
+    ) -> Receipt:
+        """Any call of a consortium's contract, under a key as every write."""
+        return self._write(key, contract, function, arguments, gas, value_wei).receipt
+
+    def read(self, contract: str, function: str, *arguments: object) -> Any:
+        """What a view of a consortium's contract answers at the head."""
+        return self._read(contract, function, *arguments)
 
     # How
 

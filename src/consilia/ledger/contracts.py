@@ -208,6 +208,7 @@ class Deployment:
     registry: Address
     escrow: Address
     training: Address
+    exchange: Address
     block: int
 
     @property
@@ -234,7 +235,7 @@ class Deployment:
         return deployment
 
     def _check(self, path: Path) -> None:
-        for name in ("registry", "escrow", "training"):
+        for name in ("registry", "escrow", "training", "exchange"):
             if not is_checksum_address(getattr(self, name)):
                 raise SettingsError(
                     f"{path}: expected {name} as a checksummed address, got {getattr(self, name)!r}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REGISTRY_GAS, FOUNDER_GAS = 6_000_000, 350_000
 """The registry's code, and what each founder adds: 7 words, a place in the list, an event, a signature."""
-ESCROW_GAS, TRAINING_GAS = 2_000_000, 4_500_000
+ESCROW_GAS, TRAINING_GAS, EXCHANGE_GAS = 2_000_000, 4_500_000, 6_000_000
 
 FOUNDER_TYPE = [
     {"name": "account", "type": "address"},
@@ -92,7 +92,7 @@ def deploy(
     provider: Provider | None = None,
     confirmations: int = 1,
 ) -> Deployment:
-    """Deploy registry, escrow and training; called again after a crash, it goes on where it was.
+    """Deploy registry, escrow, training and exchange; called again after a crash, it goes on where it was.
 
     Until a block has its `confirmations`, a re-org may move the contracts into other blocks; not to other addresses.
 
@@ -112,7 +112,9 @@ def deploy(
     escrow = contract_address(sender.address, sender.nonce_of("deploy/escrow"))
     _deploy(sender, "escrow", contract_abi("escrow").deployment(registry, training), ESCROW_GAS)
     _deploy(sender, "training", contract_abi("training").deployment(registry, escrow), TRAINING_GAS)
-    return Deployment(chain_id, registry, escrow, training, first.receipt.block_number)
+    exchange = contract_address(sender.address, sender.nonce_of("deploy/exchange"))
+    _deploy(sender, "exchange", contract_abi("exchange").deployment(registry, training), EXCHANGE_GAS)
+    return Deployment(chain_id, registry, escrow, training, exchange, first.receipt.block_number)
 
 
 def _deploy(sender: Sender, name: str, data: bytes, gas: int) -> Included:

@@ -9,22 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consilia.errors import LedgerError, RpcError
 from consilia.ledger.contracts import EventAbi, contract_abi
+from consilia.ledger.event import Event as Event
+from consilia.ledger.exchange_events import EXCHANGE_EVENTS
 from consilia.ledger.rpc import data_bytes, quantity
 from consilia.values import Address, Digest, Role
 
 if TYPE_CHECKING:
     from consilia.ledger.chain import BlockInfo
     from consilia.ledger.client import Ledger
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that a contract logged, and where."""
-
-    block_number: int
-    block_hash: Digest
-    log_index: int
-    transaction_hash: Digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +316,7 @@ EVENT_TYPES: Final[dict[tuple[str, str], type[Event]]] = {
     ("escrow", "Claimed"): Claimed,
     ("escrow", "Refunded"): Refunded,
     ("escrow", "UnclaimedWithdrawn"): UnclaimedWithdrawn,
-}
+} | {("exchange", kind.__name__): kind for kind in EXCHANGE_EVENTS}
 ESCROW_WORDS = {"deal_id": "task_id", "members": "hospitals"}
 """The escrow serves any deal; here its deals are tasks."""
 
@@ -333,7 +325,7 @@ ESCROW_WORDS = {"deal_id": "task_id", "members": "hospitals"}
 def _known_events() -> dict[tuple[str, bytes], EventAbi]:
     return {
         (contract, event.topic): event
-        for contract in ("registry", "training", "escrow")
+        for contract in ("registry", "training", "escrow", "exchange")
         for event in contract_abi(contract).events
     }
 
