@@ -223,6 +223,8 @@ class DataSection(_Section):
 
     path: Path
     patients: Path | None = None
+    exchanged: Path = Path("exchanged")
+    """Where `consilia exchange fetch` puts data sets of others; training takes them along."""
 
 
 class PolicySection(_Section):
@@ -234,6 +236,19 @@ class PolicySection(_Section):
     privacy: tuple[Literal["transparent"], ...] = ("transparent",)
     minimum_quorum: Annotated[int, Field(ge=1)] = 2
     minimum_reward_wei: Annotated[int, Field(ge=0)] = 0
+
+
+class ExchangeSection(_Section):
+    """What an owner says to requests for its data; by default a person is asked."""
+
+    decide: Literal["person", "policy"] = "person"
+    kinds: tuple[Literal["dataset", "update"], ...] = ("dataset", "update")
+    buyers: tuple[str, ...] = ()
+    """Accounts; empty: every active hospital."""
+    arbiters: tuple[str, ...] = ()
+    """Accounts; empty: whom the buyer names."""
+    minimum_price_wei: Annotated[int, Field(ge=0)] = 0
+    maximum_bond_wei: Annotated[int, Field(ge=0)] = 10**18
 
 
 class Network(_Section):
@@ -320,6 +335,7 @@ class HospitalSettings(_FileSettings):
     keys: KeysSection
     data: DataSection
     policy: PolicySection = PolicySection()
+    exchange: ExchangeSection = ExchangeSection()
     node: NodeSection | None = None
 
 

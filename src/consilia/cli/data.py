@@ -1,4 +1,4 @@
-"""`consilia data`: a party's own artifacts."""
+"""`consilia data`: a party's own artifacts, and what it has for others."""
 
 from __future__ import annotations
 
@@ -56,3 +56,40 @@ def erase(
         State(home / "state.sqlite"), open_store(settings.store), home, account, digest, reason
     )
     say("erased", root=str(digest), tombstone=f"tombstones/{digest}.json", erased_at=tombstone.erased_at)
+
+
+@app.command()
+def register(
+    home: Path = typer.Option(..., help="The hospital's home, with its consilia.toml."),
+    name: str = typer.Option(..., help="Your own name for it; the same name again goes on after a crash."),
+    title: str = typer.Option(..., help="One line for the card, which everybody reads on the ledger."),
+    description: str = typer.Option("", help="More for the card; no word about a patient."),
+    price_wei: int = typer.Option(0, min=0, help="What you ask for it."),
+    data: Path | None = typer.Option(
+        None,
+        exists=True,
+        file_okay=False,
+        help="A folder of images with COCO or VOC boxes; default: [data] path.",
+    ),
+    update: str = typer.Option("", help="TASK/ROUND: an update that you handed in, in place of a data set."),
+    output: Format = typer.Option(Format.TEXT, "--format", help="How to report."),
+) -> None:
+    """Pack, de-identify, seal and register a data set, or put a price on an update of yours."""
+    from consilia.cli.exchange import open_exchange
+    from consilia.errors import InputError
+    from consilia.roles.datasets import Offering, register_dataset, register_update
+    from consilia.settings import HospitalSettings, load
+
+    exchange = open_exchange(home, output)
+    offering = Offering(name, title, description, price_wei)
+    if update:
+        task, _, round_index = update.partition("/")
+        if not (task.isdigit() and round_index.isdigit()):
+            raise InputError(f"expected --update TASK/ROUND, such as 1/0, got {update!r}")
+        register_update(exchange, int(task), int(round_index), offering)
+        return
+    from consilia.imaging.readers import read_dataset
+
+    dataset = read_dataset(data or load(HospitalSettings, home).data.path)
+    Output("data", output)("read", images=len(dataset), skipped=len(dataset.skipped))
+    register_dataset(exchange, dataset, offering)

@@ -190,6 +190,7 @@ class Sender:
             if refusal := self._offer(waiting):
                 if fresh and waiting.key == entry.key:  # no node has ever had it
                     self._outbox.discard(self._chain_id, self.address, entry.key)
+                    self._chain_nonce = None  # another process of this home may have used it meanwhile
                 raise LedgerError(f"the ledger node refused {waiting.key!r}: {refusal}")
 
     def _offer(self, entry: OutboxEntry) -> str:

@@ -14,8 +14,9 @@ from eth_hash.auto import keccak
 
 from consilia.crypto import hpke
 from consilia.crypto.blinding import blind, derive_t, point_of, sum_of, unblind
+from consilia.crypto.custody import Opener
 from consilia.crypto.typed_data import Domain, address_of_point, signer, signer_point
-from consilia.errors import VerificationError
+from consilia.errors import EnvelopeError, VerificationError
 from consilia.values import Address, ArtifactKind, Digest
 
 DOMAIN_NAME = "Consilia exchange"
@@ -139,7 +140,7 @@ def make_offer(exchange_secret: bytes, secret: bytes, deal_id: Digest, recipient
 
 
 def check_offer(
-    message: bytes, identity_secret: bytes, deal_id: Digest, t_address: Address, key_hash: Digest
+    message: bytes, opener: Opener, deal_id: Digest, request: Request, t_address: Address
 ) -> bytes:
     """Step 3: open an offer, and check that its t must give the registered secret. Returns s^.
 
@@ -147,9 +148,8 @@ def check_offer(
         EnvelopeError: it does not open with this key, or belongs to another deal.
         VerificationError: it is false: confirmed, the deal would pay for nothing.
     """
-    return check_opened_offer(
-        hpke.open_sealed(message, identity_secret, _offer_info(deal_id)), t_address, key_hash
-    )
+    opened = _open_sealed(message, opener, request.recipient_key, _offer_info(deal_id))
+    return check_opened_offer(opened, t_address, request.key_hash)
 
 
 def check_opened_offer(opened: bytes, t_address: Address, key_hash: Digest) -> bytes:
@@ -183,16 +183,20 @@ def seal_evidence(arbiter_key: bytes, blinded: bytes, deal_id: Digest) -> bytes:
     return hpke.seal(arbiter_key, blinded, _evidence_info(deal_id))
 
 
-def open_evidence(
-    evidence: bytes, identity_secret: bytes, deal_id: Digest, t: int, key_hash: Digest
-) -> bytes:
+def open_evidence(evidence: bytes, opener: Opener, deal_id: Digest, t: int, key_hash: Digest) -> bytes:
     """Step 5: the registered secret out of a complaint.
 
     Raises:
         EnvelopeError: it does not open with the arbiter's key.
         VerificationError: it is not the s^ of this deal: the complaint has no ground.
     """
-    return open_secret(hpke.open_sealed(evidence, identity_secret, _evidence_info(deal_id)), t, key_hash)
+    for recipient in opener.recipients:  # the key may have been rotated since the complaint
+        try:
+            blinded = hpke.open_sealed(evidence, opener, recipient, _evidence_info(deal_id))
+        except EnvelopeError:
+            continue
+        return open_secret(blinded, t, key_hash)
+    raise EnvelopeError("the evidence opens with none of the arbiter's keys")
 
 
 def require_signer(digest: Digest, signature: bytes, account: Address, what: str) -> None:
@@ -214,6 +218,12 @@ def require_secret_holder(digest: Digest, signature: bytes, key_hash: Digest) ->
     """
     if keccak(signer_point(digest, signature)) != key_hash:
         raise VerificationError("expected a signature by the envelope's secret: the signer does not hold it")
+
+
+def _open_sealed(message: bytes, opener: Opener, recipient: bytes, info: bytes) -> bytes:
+    if recipient not in opener.recipients:
+        raise EnvelopeError(f"this party does not hold the key {recipient.hex()}")
+    return hpke.open_sealed(message, opener, recipient, info)
 
 
 def _offer_info(deal_id: Digest) -> bytes:

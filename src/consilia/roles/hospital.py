@@ -21,6 +21,7 @@ from consilia.protocols.policy import admit
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import METRICS_KEY, LocalMetrics, SkippedStudy
 from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
+from consilia.roles.exchange import Exchange
 from consilia.roles.keys import PartyKeys
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
@@ -68,6 +69,7 @@ class Hospital(Party):
     ) -> None:
         super().__init__(home, settings, report, keys)
         self.settings = settings
+        self.exchange = Exchange(self, settings.exchange)
         self._new_trainer = new_trainer
         self._trainers: dict[int, LocalTrainer] = {}
         self._task_keys: dict[int, Identity] = {}
@@ -79,6 +81,7 @@ class Hospital(Party):
         for tasks in self.follow():
             for task in tasks.values():
                 self.advance(task)
+            self.exchange.advance()
 
     def history_changed(self) -> None:
         """What was over may have begun again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from consilia.detection.detectors import build
 from consilia.detection.examples import prepare
 from consilia.detection.training import Recipe, StepBudget, Trainer
 from consilia.errors import DatasetError
-from consilia.imaging.cases import Dataset, WindowHU
+from consilia.imaging.cases import Dataset, Skipped, WindowHU
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import SkippedStudy
@@ -90,4 +91,35 @@ def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
         raise DatasetError(
             f"the task's classes are {', '.join(spec.data.categories)}, the data has {', '.join(dataset.categories)}"
         )
-    return dataset if data.patients is None else dataset.subset(data.patients.read_text().split())
+    own = dataset if data.patients is None else dataset.subset(data.patients.read_text().split())
+    return with_exchanged(own, data.exchanged, window)
+
+
+def with_exchanged(own: Dataset, folder: Path, window: WindowHU | None) -> Dataset:
+    """The hospital's own data and, after it, what it got from others; one with other classes is left out by name."""
+    images, skipped = list(own.images), list(own.skipped)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not (path / "annotations.json").is_file():
+            continue
+        other = read_dataset(path, window=window)
+        if other.categories != own.categories:
+            reason = "expected the task's classes in an exchanged data set, it has others"
+            skipped.append(Skipped(path.name, reason))
+            continue
+        # the same file name in two data sets is not the same image
+        images += [replace(image, image_id=f"{path.name}/{image.image_id}") for image in other.images]
+        skipped += other.skipped
+    return replace(own, images=tuple(images), skipped=tuple(skipped))
+
+
+def train_from_update(spec: TaskSpec, data: DataSection, update: Path, out: Path, report: Report) -> float:
+    """Start this hospital's own model from an exchanged update: one round on its data. Returns the mean loss.
+
+    Raises:
+        WeightsError: the update is of another detector than the spec's, or not finite.
+        DatasetError: there are no usable data.
+    """
+    trainer = DetectorTrainer(spec, data, spec.model.seed, report)
+    loss, _ = trainer.train(update, 0)
+    trainer.save(out, {})
+    return loss

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from eth_typing import Hash32
+
 from consilia.crypto import hpke
 from consilia.crypto.custody import Opener, Signer
 from consilia.errors import EnvelopeError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
+from consilia.ledger.event import Event
 from consilia.ledger.events import EventLog
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.sender import RESEND_SECONDS
@@ -23,7 +26,7 @@ from consilia.roles.state import State
 from consilia.roles.stores import open_store
 from consilia.roles.task_log import TaskLog, fold
 from consilia.settings import HospitalSettings, ServerSettings
-from consilia.values import Address
+from consilia.values import Address, Digest
 
 WAIT_SECONDS = 5.0
 """How long to listen to the ledger before looking at the clock again; deadlines are no finer than that."""
@@ -63,6 +66,16 @@ class Party:
         self._resend_at = 0.0
         self._waiting: dict[str, str] = {}
 
+    def sign(self, digest: Digest) -> bytes:
+        """This account's signature over a digest: r, s, v, 65 bytes, low-s."""
+        return bytes(self.account.unsafe_sign_hash(Hash32(digest)).signature)
+
+    def work(self, name: str) -> Path:
+        """A file for what is under way; it can be lost."""
+        folder = self.home / "work"
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
     def contexts(self, task: TaskLog) -> TaskContexts:
         """The contexts of a task's artifacts."""
         deployment = self.ledger.deployment
@@ -72,15 +85,19 @@ class Party:
         """Who opens a task's global models: every enrolled hospital by its task key, and the server."""
         return [*task.task_keys.values(), task.recipients[task.published.server]]
 
-    def tasks(self) -> dict[int, TaskLog]:
-        """All tasks as the ledger tells them now."""
+    def events(self) -> list[Event]:
+        """All confirmed events of the consortium, as the ledger tells them now."""
         events = self._events.refresh()
         if self._events.reorganisations > self._reorganisations:
             self._reorganisations = self._events.reorganisations
             self._resend_at = 0.0
             self.report("history changed", block=self._events.block)
             self.history_changed()
-        return fold(events)
+        return events
+
+    def tasks(self) -> dict[int, TaskLog]:
+        """All tasks as the ledger tells them now."""
+        return fold(self.events())
 
     def history_changed(self) -> None:
         """A re-org took confirmed events back: forget what was concluded from them; the log tells what holds now."""

@@ -71,6 +71,13 @@ class State:
         """Remember a text under a name, in place of what was there."""
         self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
+    def remember_once(self, name: str, value: str) -> str:
+        """Remember a text unless there is one under this name; what is there now, also from another process."""
+        self._write("INSERT OR IGNORE INTO facts VALUES (?, ?)", name, value)
+        kept = self.fact(name)
+        assert kept is not None
+        return kept
+
     def task_keys(self, task_id: int) -> dict[Address, bytes]:
         """The secret halves of a task's temporary keys that this server made, by hospital."""
         with self._lock:
@@ -89,12 +96,11 @@ class State:
 
     def artifact(self, name: str) -> SealedArtifact | None:
         """One's own sealed artifact of that name."""
-        query = "SELECT root, key_hash, size, secret FROM artifacts WHERE name = ?"
-        row = self._one(query, name)
-        if row is None:
-            return None
-        root, key_hash, size, secret = row
-        return SealedArtifact(Digest(root), Digest(key_hash), size, secret)
+        return self._artifact("name = ?", name)
+
+    def artifact_of_root(self, root: Digest) -> SealedArtifact | None:
+        """One's own sealed artifact of that root."""
+        return self._artifact("root = ?", bytes(root))
 
     def keep_artifact(self, name: str, artifact: SealedArtifact) -> None:
         """Keep a sealed artifact's names and secret."""
@@ -146,6 +152,13 @@ class State:
     def forget_draft(self, name: str) -> None:
         """The artifact is sealed and in the store."""
         self._write("DELETE FROM drafts WHERE name = ?", name)
+
+    def _artifact(self, where: str, value: object) -> SealedArtifact | None:
+        row = self._one(f"SELECT root, key_hash, size, secret FROM artifacts WHERE {where}", value)
+        if row is None:
+            return None
+        root, key_hash, size, secret = row
+        return SealedArtifact(Digest(root), Digest(key_hash), size, secret)
 
     def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
         with self._lock:

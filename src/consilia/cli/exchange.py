@@ -1,0 +1,264 @@
+"""`consilia exchange`: ask for another hospital's artifact, decide about requests, and prove what was delivered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from consilia.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from consilia.protocols.exchange import Deal
+    from consilia.roles.exchange import Exchange
+    from consilia.roles.exchange_log import ExchangeLog, Listing
+
+app = typer.Typer(help="Exchange data sets and updates against proof.", no_args_is_help=True)
+
+HOME = typer.Option(..., help="The hospital's home, with its consilia.toml.")
+FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
+DEAL = typer.Argument(..., help="The deal's id, or its first digits.")
+ROOT = typer.Argument(..., help="The artifact's root, or its first digits.")
+
+
+@app.callback()
+def _group() -> None:
+    """Exchange data sets and updates against proof."""
+
+
+def open_exchange(home: Path, output: Format) -> Exchange:
+    """A hospital's part in exchanges, on its home; its `hospital run` may be at work beside it."""
+    from consilia.roles.exchange import Exchange
+    from consilia.roles.party import Party
+    from consilia.settings import HospitalSettings, load
+
+    settings = load(HospitalSettings, home)
+    return Exchange(Party(home, settings, Output(settings.name, output)), settings.exchange)
+
+
+@app.command()
+def offers(home: Path = HOME, output: Format = FORMAT) -> None:
+    """What can be asked for: price, size, description, and what others attest who have opened it."""
+    exchange = open_exchange(home, output)
+    for listing in exchange.log().listings.values():
+        if not listing.withdrawn and listing.genuine:
+            exchange.party.report("on offer", **_facts(listing))
+
+
+@app.command()
+def request(
+    root: str = ROOT,
+    home: Path = HOME,
+    price_wei: int | None = typer.Option(None, min=0, help="Default: what the owner asks, or 0."),
+    bond_wei: int | None = typer.Option(
+        None, min=0, help="At stake on each side; default: a tenth of the price."
+    ),
+    arbiter: str = typer.Option(
+        "", help="The account that would judge; default: the first active auditor or server."
+    ),
+    output: Format = FORMAT,
+) -> None:
+    """Ask for an artifact: a signed request, with the price in escrow until it is delivered or refunded."""
+    from consilia.roles.exchange import Terms
+
+    exchange = open_exchange(home, output)
+    listing = exchange.log().find(root)
+    price = price_wei if price_wei is not None else listing.price_wei or 0
+    bond = bond_wei if bond_wei is not None else price // 10
+    exchange.request(listing, Terms(price, bond, arbiter or _first_arbiter(exchange)))
+
+
+@app.command()
+def inbox(home: Path = HOME, output: Format = FORMAT) -> None:
+    """Requests that wait for this hospital's decision."""
+    from consilia.protocols.exchange import DealState, objections
+
+    exchange = open_exchange(home, output)
+    log = exchange.log()
+    for deal in log.deals.values():
+        if deal.seller == exchange.party.address and deal.state is DealState.OPEN:
+            listing = log.listing_of(deal)
+            listed_wei = (listing.price_wei if listing else None) or 0
+            against = objections(deal.request, deal.buyer, listed_wei, exchange.policy)
+            facts = _deal_facts(deal, exchange, log)
+            exchange.party.report("asked for", **facts, policy="; ".join(against) or "admits it")
+
+
+@app.command()
+def grant(deal: str = DEAL, home: Path = HOME, output: Format = FORMAT) -> None:
+    """Say yes to a request: the offer and the bond go onto the ledger; `hospital run` does the rest."""
+    exchange = open_exchange(home, output)
+    log = exchange.log()
+    exchange.grant(log.find_deal(deal), log)
+
+
+@app.command()
+def deny(
+    deal: str = DEAL,
+    home: Path = HOME,
+    reason: str = typer.Option("", help="Up to 128 bytes; everybody reads it."),
+    output: Format = FORMAT,
+) -> None:
+    """Say no to a request: the buyer has its money back."""
+    exchange = open_exchange(home, output)
+    log = exchange.log()
+    exchange.deny(log.find_deal(deal), log, reason)
+
+
+@app.command()
+def fetch(
+    deal: str = DEAL,
+    home: Path = HOME,
+    wait_seconds: float = typer.Option(0.0, min=0, help="Wait that long for the owner's next step."),
+    train: bool = typer.Option(
+        False, help="An update: start this hospital's own model from it, with one round."
+    ),
+    output: Format = FORMAT,
+) -> None:
+    """Take all steps that are up to the buyer; what is delivered joins the data that training uses."""
+    from consilia.roles.fetching import await_delivery, take_in
+
+    exchange = open_exchange(home, output)
+    delivered = await_delivery(exchange, deal, wait_seconds)
+    take_in(exchange, home, delivered, train)
+
+
+@app.command()
+def receipt(
+    deal: str = typer.Argument("", help="The deal's id, or its first digits; none with --verify."),
+    home: Path | None = typer.Option(None, help="The buyer's home; none with --verify."),
+    verify: Path | None = typer.Option(
+        None, dir_okay=False, help="Check this receipt: no ledger, no home needed."
+    ),
+    output: Format = FORMAT,
+) -> None:
+    """Print where a deal's receipt is, or check one offline. Exit code 0, or 5 and what is wrong."""
+    from consilia.errors import InputError
+
+    if verify is not None:
+        _verify(verify, output)
+        return
+    if not deal or home is None:
+        raise InputError("expected a deal and --home, or --verify FILE")
+    exchange = open_exchange(home, output)
+    found = exchange.log().find_deal(deal)
+    file = exchange.receipt_file(found)
+    if not file.exists():
+        raise InputError(f"deal {found.deal_id} has no receipt yet: it is {found.state.name.lower()}")
+    exchange.party.report("receipt", deal=str(found.deal_id), file=str(file))
+
+
+def _verify(file: Path, output: Format) -> None:
+    from consilia.errors import InputError
+    from consilia.protocols.receipt import verify_receipt
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"expected a receipt in {file}; {error.strerror}") from error
+    proven = verify_receipt(data)
+    Output("receipt", output)(
+        "receipt is good",
+        deal=str(proven.deal_id),
+        buyer=proven.buyer,
+        owner=proven.owner,
+        root=str(proven.root),
+        price_wei=str(proven.price_wei),
+        verdict=proven.verdict.name.lower(),
+    )
+
+
+@app.command()
+def dispute(deal: str = DEAL, home: Path = HOME, output: Format = FORMAT) -> None:
+    """Complain to the arbiter that what was delivered is not what was registered; the bond is at stake."""
+    exchange = open_exchange(home, output)
+    exchange.dispute(exchange.log().find_deal(deal))
+
+
+@app.command()
+def rule(home: Path = HOME, output: Format = FORMAT) -> None:
+    """As the arbiter: open every disputed artifact that is yours to judge, by the buyer's steps, and rule."""
+    from consilia.roles.arbiter import Arbiter
+    from consilia.roles.party import Party
+    from consilia.settings import ServerSettings, load
+
+    settings = load(ServerSettings, home)
+    party = Party(home, settings, Output(settings.name, output))
+    if not Arbiter(party).advance():
+        party.report("nothing to judge")
+
+
+@app.command()
+def attest(
+    deal: str = DEAL,
+    home: Path = HOME,
+    note: str = typer.Option("", help="Up to 256 bytes; everybody reads it."),
+    output: Format = FORMAT,
+) -> None:
+    """Say on the ledger what you found in an artifact that you bought: only its secret can sign that."""
+    from consilia.errors import InputError
+    from consilia.protocols.exchange import Verdict
+
+    exchange = open_exchange(home, output)
+    log = exchange.log()
+    found = log.find_deal(deal)
+    verdict = exchange.party.state.fact(f"exchange/found/{found.deal_id}")
+    listing = log.listing_of(found)
+    if verdict is None or listing is None:
+        raise InputError(f"deal {found.deal_id} is not opened in this home: fetch it first")
+    exchange.attest(listing, exchange.secret_of(found), Verdict[verdict], note)
+
+
+@app.command("ls")
+def list_deals(home: Path = HOME, output: Format = FORMAT) -> None:
+    """All deals of this hospital, as buyer and as seller."""
+    exchange = open_exchange(home, output)
+    log = exchange.log()
+    for deal in log.deals.values():
+        if exchange.party.address in (deal.buyer, deal.seller):
+            exchange.party.report("deal", **_deal_facts(deal, exchange, log))
+
+
+def _facts(listing: Listing) -> dict[str, str]:
+    from consilia.protocols.exchange import Verdict
+
+    card = listing.described
+    attested = [f"{Verdict(item.verdict).name.lower()} ({item.attester})" for item in listing.attestations]
+    return {
+        "root": str(listing.root),
+        "kind": listing.kind.name.lower(),
+        "owner": listing.owner,
+        "price_wei": "make a proposal" if listing.price_wei is None else str(listing.price_wei),
+        "bytes": str(listing.size),
+        "description": card.text if card else f"task {listing.task_id}, round {listing.round_index}",
+        "attested": "; ".join(attested) or "by nobody",
+    }
+
+
+def _deal_facts(deal: Deal, exchange: Exchange, log: ExchangeLog) -> dict[str, str]:
+    listing = log.listing_of(deal)
+    card = listing.described if listing else None
+    return {
+        "deal": str(deal.deal_id),
+        "side": "buyer" if deal.buyer == exchange.party.address else "seller",
+        "state": deal.state.name.lower(),
+        "other": deal.seller if deal.buyer == exchange.party.address else deal.buyer,
+        "root": str(deal.request.root),
+        "title": card.title if card else "",
+        "price_wei": str(deal.request.price_wei),
+        "bond_wei": str(deal.request.bond_wei),
+        "reason": deal.reason,
+    }
+
+
+def _first_arbiter(exchange: Exchange) -> str:
+    from consilia.errors import InputError
+    from consilia.values import Role
+
+    members = [member for member in exchange.party.ledger.members() if member.is_active]
+    for role in (Role.AUDITOR, Role.SERVER):
+        for member in members:
+            if member.role is role:
+                return member.account
+    raise InputError("the registry has no active auditor or server that could judge: name an arbiter")
