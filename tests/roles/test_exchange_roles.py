@@ -260,13 +260,16 @@ def test_t_is_revealed_only_when_the_confirmation_is_deep(
     deal_id = trade.deal_in(DealState.CONFIRMED)
     monkeypatch.setenv("CONSILIA_LEDGER__CONFIRMATIONS", "3")
     careful = trade.restart(0)
-    careful.advance()
-    assert careful.log().deals[deal_id].state is DealState.OFFERED  # as far as it believes the chain
-    assert trade.deal(deal_id).state is DealState.CONFIRMED
-    trade.town.node.mine(2)
+    assert careful.log().deals[deal_id].state is DealState.OPEN  # as far as it believes the chain
+    trade.town.node.mine()
+    assert careful.advance().deals[deal_id].state is DealState.OFFERED
+    assert trade.deal(deal_id).state is DealState.CONFIRMED and not trade.deal(deal_id).t
+    trade.town.node.mine()
     worker = threading.Thread(target=careful.advance)
     worker.start()
-    while worker.is_alive():
+    for _ in range(200):  # blocks go on being made until it has seen its own deep enough
+        if not worker.is_alive():
+            break
         trade.town.node.mine()
         worker.join(0.05)
     assert trade.deal(deal_id).state is DealState.REVEALED

@@ -13,7 +13,7 @@ from consilia.errors import VerificationError
 from consilia.imaging.archive import finish, read_members, write_member
 from consilia.imaging.cases import Dataset, LabelledImage
 from consilia.imaging.plain_image import Pseudonyms, plain_image
-from consilia.values import Digest, canonical_json, parse_json
+from consilia.values import Digest, Json, canonical_json, parse_json
 
 FORMAT = "consilia/dataset/v1"
 ANNOTATIONS, MANIFEST = "annotations.json", "manifest.json"
@@ -106,7 +106,8 @@ def _check_manifest(data: bytes, found: dict[str, bytes]) -> list[Digest]:
 
 
 def _coco(dataset: Dataset, images: list[LabelledImage], names: list[str], pseudonyms: Pseudonyms) -> bytes:
-    entries, boxes = [], []
+    entries: list[Json] = []
+    boxes: list[Json] = []
     for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
         entries.append(
             {
@@ -122,7 +123,9 @@ def _coco(dataset: Dataset, images: list[LabelledImage], names: list[str], pseud
             x1, y1, x2, y2 = (round(value, 3) for value in box)
             bbox = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
             boxes.append({"id": len(boxes) + 1, "image_id": number, "category_id": label, "bbox": bbox})
-    categories = [{"id": label, "name": name} for label, name in enumerate(dataset.categories, start=1)]
+    categories: list[Json] = [
+        {"id": label, "name": name} for label, name in enumerate(dataset.categories, start=1)
+    ]
     return canonical_json({"images": entries, "annotations": boxes, "categories": categories})
 
 

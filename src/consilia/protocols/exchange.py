@@ -17,7 +17,7 @@ from consilia.crypto.blinding import blind, derive_t, point_of, sum_of, unblind
 from consilia.crypto.custody import Opener
 from consilia.crypto.typed_data import Domain, address_of_point, signer, signer_point
 from consilia.errors import EnvelopeError, VerificationError
-from consilia.values import Address, ArtifactKind, Digest
+from consilia.values import Address, ArtifactKind, Digest, canonical_json, parse_json
 
 DOMAIN_NAME = "Consilia exchange"
 REQUEST_TYPE = (
@@ -85,6 +85,20 @@ class Request:
     def values(self) -> tuple[object, ...]:
         """The fields as the contract takes them."""
         return astuple(self)
+
+    def to_text(self) -> str:
+        """As a home keeps it: canonical JSON."""
+        plain = {
+            name: value.hex() if isinstance(value, bytes) else value for name, value in vars(self).items()
+        }
+        return canonical_json(plain).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> Request:
+        """What `to_text` wrote."""
+        plain = parse_json(text.encode())
+        plain |= {name: Digest.from_hex(plain[name]) for name in ("root", "key_hash")}
+        return cls(**plain | {"recipient_key": bytes.fromhex(plain["recipient_key"])})
 
     def deal_id(self, domain: Domain) -> Digest:
         """What is signed, and the deal's name: of this chain, contract and nonce alone."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from consilia.crypto.blinding import derive_t
 from consilia.crypto.typed_data import sign_with_secret
@@ -231,18 +230,9 @@ class Exchange:
             int(time.time()) + REQUEST_SECONDS,
         )
         name = f"exchange/asked/{nonce}/{listing.owner}/{listing.root}"
-        plain = [value.hex() if isinstance(value, bytes) else value for value in astuple(made)]
-        values: list[Any] = json.loads(self.party.state.remember_once(name, json.dumps(plain)))
-        kept = Request(
-            values[0],
-            Digest.from_hex(values[1]),
-            Digest.from_hex(values[2]),
-            *values[3:8],
-            bytes.fromhex(values[8]),
-            *values[9:],
-        )
+        kept = Request.from_text(self.party.state.remember_once(name, made.to_text()))
         if kept.deadline <= time.time() or (kept.price_wei, kept.bond_wei) != (made.price_wei, made.bond_wei):
-            self.party.state.remember(name, json.dumps(plain))  # never posted, or the nonce would be another
+            self.party.state.remember(name, made.to_text())  # never posted, or the nonce would be another
             return made
         return kept
 
