@@ -65,6 +65,8 @@ class ExchangeLog:
     fetched_wei: dict[Address, int] = field(default_factory=dict)
     claims: dict[Address, int] = field(default_factory=dict)
     """How often each account has fetched its credit."""
+    open_wei: int = 0
+    """What the contract should hold: all that was paid in, less what was fetched."""
 
     def owed_wei(self, account: Address) -> int:
         """What an account can claim now."""
@@ -117,11 +119,15 @@ def fold_exchange(events: Iterable[Event]) -> ExchangeLog:
             _annotate(log, event)
         elif isinstance(event, Requested):
             log.deals[event.deal_id] = _opened(event)
+            log.open_wei += event.price_wei
         elif isinstance(event, Offered | Confirmed | Revealed | Disputed | DealClosed):
             log.deals[event.deal_id] = _moved(log.deals[event.deal_id], event)
-            if isinstance(event, DealClosed):
+            if isinstance(event, Offered | Disputed):
+                log.open_wei += log.deals[event.deal_id].request.bond_wei
+            elif isinstance(event, DealClosed):
                 _credit(log, event)
         elif isinstance(event, CreditPaid):
+            log.open_wei -= event.amount_wei
             log.fetched_wei[event.account] = log.fetched_wei.get(event.account, 0) + event.amount_wei
             log.claims[event.account] = log.claims.get(event.account, 0) + 1
     return log

@@ -1,0 +1,114 @@
+"""The exchange by its commands, from registering to the receipt that a stranger checks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consilia.cli import main
+from tests.consortium import Consortium, consortium
+from tests.roles.trading import PATIENT, write_images
+
+
+@pytest.fixture
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Consortium]:
+    """Two hospitals and a server; the first has four images."""
+    with consortium(tmp_path, monkeypatch, 2) as made:
+        write_images(made.home / "hospital-1" / "data")
+        yield made
+
+
+class Cli:
+    """Runs `consilia ... --format json` and collects what it says."""
+
+    def __init__(self, town: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self._town, self._patch, self._capsys = town, monkeypatch, capsys
+
+    def __call__(self, *words: str, home: str | None = "hospital-1", code: int = 0) -> list[dict[str, Any]]:
+        command = ["consilia", *words, "--format", "json"]
+        if home is not None:
+            command += ["--home", str(self._town.home / home)]
+        self._patch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, self.errors = self._capsys.readouterr()
+        assert (end.value.code or 0) == code, self.errors
+        return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture
+def cli(town: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line on the homes of `town`."""
+    return Cli(town, monkeypatch, capsys)
+
+
+def register(cli: Cli) -> str:
+    words = ("data", "register", "--name", "heads", "--title", "CT heads", "--price-wei", "1000")
+    return str(cli(*words)[-1]["root"])
+
+
+def step(said: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(line for line in said if line["step"] == name)
+
+
+def test_from_registering_to_the_receipt(town: Consortium, cli: Cli, tmp_path: Path) -> None:
+    root = register(cli)
+    (offer,) = cli("exchange", "offers", home="hospital-2")
+    assert offer["root"] == root and offer["price_wei"] == "1000" and offer["attested"] == "by nobody"
+    assert "4 images of 2 patients" in offer["description"] and PATIENT not in json.dumps(offer)
+    deal = str(step(cli("exchange", "request", root[:12], home="hospital-2"), "requested")["deal"])
+    assert not cli("exchange", "request", root[:12], home="hospital-2")  # it has asked already
+    (asked,) = cli("exchange", "inbox")
+    assert asked["deal"] == deal and asked["policy"] == "admits it" and asked["price_wei"] == "1000"
+    cli("exchange", "fetch", deal[:8], home="hospital-2", code=2)  # the owner has not decided
+    step(cli("exchange", "grant", deal[:8]), "offered")
+    cli("exchange", "fetch", deal, home="hospital-2", code=2)  # confirmed; the owner has to reveal
+    town.hospitals[0].exchange.advance()
+    said = cli("exchange", "fetch", deal, home="hospital-2")
+    folder = Path(step(said, "added to the training data")["folder"])
+    assert folder.is_dir() and folder.parent == town.home / "hospital-2" / "exchanged"
+    cli("exchange", "fetch", deal, home="hospital-2")  # again changes nothing
+    file = step(cli("exchange", "receipt", deal, home="hospital-2"), "receipt")["file"]
+    good = cli("exchange", "receipt", "--verify", file, home=None)[0]
+    assert good["step"] == "receipt is good" and good["root"] == root and good["verdict"] == "as_registered"
+    forged = tmp_path / "forged.json"
+    forged.write_bytes(Path(file).read_bytes().replace(b'"price_wei":1000', b'"price_wei":1001'))
+    cli("exchange", "receipt", "--verify", str(forged), home=None, code=5)
+    cli("exchange", "attest", deal, "--note", "clean boxes", home="hospital-2")
+    assert "as_registered" in cli("exchange", "offers")[0]["attested"]
+    for home, side in (("hospital-1", "seller"), ("hospital-2", "buyer")):
+        (line,) = cli("exchange", "ls", home=home)
+        assert (line["side"], line["state"], line["title"]) == (side, "paid", "CT heads")
+
+
+def test_denied_and_disputed(town: Consortium, cli: Cli) -> None:
+    root = register(cli)
+    first = str(cli("exchange", "request", root, home="hospital-2")[-1]["deal"])
+    cli("exchange", "deny", first, "--reason", "ethics board")
+    cli("exchange", "fetch", first, home="hospital-2", code=1)
+    assert "ethics board" in cli.errors
+    second = str(cli("exchange", "request", root, home="hospital-2")[-1]["deal"])
+    cli("exchange", "grant", second)
+    cli("exchange", "fetch", second, home="hospital-2", code=2)
+    town.hospitals[0].exchange.advance()
+    step(cli("exchange", "dispute", second, home="hospital-2"), "disputed")
+    ruled = step(cli("exchange", "rule", home="server"), "ruled")
+    assert ruled["deal"] == second and ruled["for_buyer"] is False
+    assert cli("exchange", "rule", home="server")[-1]["step"] == "nothing to judge"
+    assert {line["state"] for line in cli("exchange", "ls")} == {"refunded", "paid"}
+
+
+def test_words_that_lead_nowhere(cli: Cli) -> None:
+    cli("exchange", "request", "abcdef", code=2)
+    cli("exchange", "grant", "abcdef", code=2)
+    cli("exchange", "receipt", home=None, code=2)
+    cli("exchange", "receipt", "--verify", "/nowhere.json", home=None, code=2)
+    cli("data", "register", "--name", "u", "--title", "t", "--update", "one", code=2)
+    cli("data", "register", "--name", "u", "--title", "t", "--update", "1/0", code=2)
+    root = register(cli)
+    cli("exchange", "request", root, code=2)  # one's own
