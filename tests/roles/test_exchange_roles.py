@@ -17,8 +17,10 @@ from consilia.errors import InputError, TaskFailedError, VerificationError
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.exchange import DealState, Verdict
 from consilia.protocols.receipt import verify_receipt
+from consilia.roles.audit import audit
 from consilia.roles.exchange import Exchange, Terms
 from consilia.roles.fetching import await_delivery, take_in
+from consilia.roles.progress import silent
 from consilia.settings import ExchangeSection
 from consilia.values import Digest
 from tests.consortium import consortium
@@ -53,6 +55,7 @@ def test_a_data_set_is_sold_paid_for_and_used(trade: Trade) -> None:
     gained = [after - was for after, was in zip(owned_wei(trade), before, strict=True)]
     assert gained[0] > 0 > gained[1]  # less gas, of which nobody else's money is made
     trade.conserved()
+    audit(trade.town.home, silent)
     home = trade.town.home / "hospital-2"
     target = take_in(trade.buyer, home, deal, train=False)
     assert target == take_in(trade.buyer, home, deal, train=False)  # again after a crash

@@ -32,6 +32,8 @@ def point_of(number: bytes) -> bytes:
         VerificationError: the number is not 32 bytes between 1 and n - 1.
     """
     try:
+        if len(number) != 32:  # coincurve would fill up a shorter one
+            raise ValueError(f"{len(number)} bytes")
         return bytes(coincurve.PublicKey.from_valid_secret(number).format(compressed=False)[1:])
     except ValueError as error:
         raise VerificationError("expected 32 bytes between 1 and the order of secp256k1 less 1") from error

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from consilia.errors import AuditError
 from consilia.federation.contribution import shares_by_samples
+from consilia.ledger.client import Ledger
 from consilia.ledger.events import Claimed, Event, Funded, Refunded, SharesSettled, UnclaimedWithdrawn
+from consilia.ledger.exchange import ExchangeContract
+from consilia.roles.exchange_log import fold_exchange
 from consilia.roles.progress import Report
 from consilia.roles.rounds import samples_included
 from consilia.roles.task_log import TaskLog
@@ -28,6 +31,23 @@ def check_escrow(events: Sequence[Event], open_wei: int, balance_wei: int) -> No
     if left_wei != open_wei or balance_wei < open_wei:
         raise AuditError(
             f"by its events the escrow should still owe {left_wei} wei; it owes {open_wei} and holds {balance_wei}"
+        )
+
+
+def check_exchange(events: Sequence[Event], ledger: Ledger) -> None:
+    """The same for the exchange: prices and bonds that came in are what was fetched and what it still owes.
+
+    Raises:
+        AuditError: the sums differ.
+    """
+    left_wei = fold_exchange(events).open_wei
+    open_wei, balance_wei = (
+        ExchangeContract(ledger).open_wei(),
+        ledger.balance_wei(ledger.deployment.exchange),
+    )
+    if left_wei != open_wei or balance_wei < open_wei:
+        raise AuditError(
+            f"by its events the exchange should still owe {left_wei} wei; it owes {open_wei} and holds {balance_wei}"
         )
 
 
