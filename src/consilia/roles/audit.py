@@ -18,12 +18,8 @@ from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.audit_chain import replay_all
-<<<<<<< HEAD
 from consilia.roles.audit_money import check_escrow, check_shares
 from consilia.roles.audit_told import read_ledger, told_by_node
-=======
-from consilia.roles.audit_money import check_escrow, check_exchange, check_shares
->>>>>>> 4f62fd0 (The audit and the storekeeper know the exchange)
 from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
 from consilia.roles.rounds import read_metrics, require_registered
@@ -66,7 +62,6 @@ def audit(home: Path, report: Report) -> AuditResult:
     began = time.monotonic()
     network = Network.load(home)
     deployment = Deployment.load(network.deployment)
-<<<<<<< HEAD
     if network.genesis is None:
         chain, told = None, told_by_node(network, deployment, report)
     else:
@@ -84,20 +79,6 @@ def audit(home: Path, report: Report) -> AuditResult:
     )
     check_escrow(events, told.open_wei, told.escrow_wei)
     report("money conserved", escrow_wei=str(told.escrow_wei))
-=======
-    chain, file = replay_all(network, report)
-    with closing(open_readonly_provider(file, Genesis.load(network.genesis))) as provider:
-        ledger = Ledger("chain file", deployment, provider=provider)
-        events = ledger.events()
-        open_wei, escrow_wei = ledger.open_wei(), ledger.balance_wei(deployment.escrow)
-        check_exchange(events, ledger)
-        block_seconds = {
-            number: ledger.block(number).timestamp for number in {e.block_number for e in events}
-        }
-    result = AuditResult(chain, fold(events), deployment, block_seconds)
-    check_escrow(events, open_wei, escrow_wei)
-    report("money conserved", escrow_wei=str(escrow_wei))
->>>>>>> 4f62fd0 (The audit and the storekeeper know the exchange)
     result.shares = sum(check_shares(task, events, block_seconds, report) for task in result.tasks.values())
     report("shares computed again", shares=result.shares)
     store = open_store(network.store)

@@ -9,6 +9,7 @@ from consilia.ledger.chain import BlockInfo
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import Event
+from consilia.roles.audit_money import check_exchange
 from consilia.roles.progress import Report
 from consilia.settings import Network
 
@@ -25,8 +26,13 @@ class ToldLedger:
 
 
 def read_ledger(ledger: Ledger) -> ToldLedger:
-    """Read all that the audit needs."""
+    """Read all that the audit needs.
+
+    Raises:
+        AuditError: the exchange does not hold what it owes.
+    """
     events = ledger.events()
+    check_exchange(events, ledger)
     return ToldLedger(
         events=events,
         block_seconds={number: ledger.block(number).timestamp for number in {e.block_number for e in events}},
