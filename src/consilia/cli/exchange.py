@@ -256,7 +256,9 @@ def _first_arbiter(exchange: Exchange) -> str:
     from consilia.errors import InputError
     from consilia.values import Role
 
-    members = [member for member in exchange.party.ledger.members() if member.is_active]
+    ledger = exchange.party.ledger
+    now = ledger.confirmed_block().timestamp
+    members = [member for member in ledger.members() if member.in_good_standing(now)]
     for role in (Role.AUDITOR, Role.SERVER):
         for member in members:
             if member.role is role:
