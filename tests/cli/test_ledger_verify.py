@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -41,13 +40,7 @@ def verify(*arguments: str) -> dict[str, Any]:
     return last
 
 
-def test_a_home_is_replayed_and_a_node_is_computed_again(
-    run: Consortium, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "consilia.roles.audit_chain.ProcessPoolExecutor",
-        lambda workers, mp_context: ThreadPoolExecutor(workers),
-    )
+def test_a_home_is_replayed_and_a_node_is_computed_again(run: Consortium) -> None:
     at_home = verify("--home", str(run.home))
     at_node = verify("--url", run.url, "--deployment", str(run.home / "deployment.json"))
     by_server = verify("--home", str(run.home / "server"))

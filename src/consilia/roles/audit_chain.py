@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -52,7 +52,7 @@ def replay_all(network: Network, report: Report) -> tuple[ReplayReport, Path]:
     assert network.genesis is not None, "only the embedded chain can be replayed"
     genesis = Genesis.load(network.genesis)
     files = [hospital / CHAIN_FILE for hospital in network.hospitals]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with _workers(len(files)) as pool:
         futures = [pool.submit(replay, file, genesis) for file in files]
         replayed = []
         for hospital, future in zip(network.hospitals, futures, strict=True):
@@ -66,6 +66,13 @@ def replay_all(network: Network, report: Report) -> tuple[ReplayReport, Path]:
     for copy in copies:
         _compare(genesis, copies[best], copy, report)
     return replayed[best], copies[best].file
+
+
+def _workers(files: int) -> Executor:
+    """Two cores for several files; for one, a fresh process would take longer to start than most chains to replay."""
+    if files == 1:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
 
 def _compare(genesis: Genesis, best: _Copy, other: _Copy, report: Report) -> None:
