@@ -200,8 +200,7 @@ def test_an_empty_ledger_says_so(empty: Consortium) -> None:
     head = records("status", *home(empty))[0]["height"]
     for command in ("blocks", "events", "tx"):
         assert ledger(command, "--from", str(head + 1), *home(empty)).startswith("No ")
-        assert ledger(command, "--task", "7", *home(empty)).startswith("No ")
-        assert records(command, "--task", "7", *home(empty)) == []
+        assert records(command, "--from", str(head + 1), *home(empty)) == []
     with pytest.raises(InputError, match="no task 7 on this ledger; its tasks: none"):
         ledger("status", "--task", "7", *home(empty))
 

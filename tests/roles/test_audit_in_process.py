@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consilia.errors import AuditError
+from consilia.federation.aggregate import WeightedUpdate, federated_average
 from consilia.federation.contribution import shares_by_samples
 from consilia.ledger.chain import Chain
 from consilia.ledger.rpc import Rpc
 from consilia.ledger.sender import Call, Sender
+from consilia.roles.artifacts import file_digest
 from consilia.roles.audit import audit
+from consilia.values import Digest
 from tests.consortium import Consortium, Steps, newest
 
 
@@ -61,19 +65,19 @@ def test_a_dead_task_is_audited_too(three: Consortium) -> None:
     assert audit(three.home, quiet).models_rederived == 1
 
 
-def test_a_server_that_publishes_another_average_is_found(three: Consortium) -> None:
+def test_a_server_that_publishes_another_average_is_found(
+    three: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server trains a little on its own behalf between averaging and sealing: nobody but an audit sees it."""
-    publish = three.server._publish_model
 
-    def publish_better(task: Any, round_index: int) -> Any:
-        if round_index == 1:
-            path = three.server._model_path(task, 1)
-            data = bytearray(path.read_bytes())
-            data[-1] ^= 1
-            path.write_bytes(data)
-        return publish(task, round_index)
+    def average_better(updates: Sequence[WeightedUpdate], out: Path) -> Digest:
+        federated_average(updates, out)
+        data = bytearray(out.read_bytes())
+        data[-1] ^= 1
+        out.write_bytes(data)
+        return file_digest(out)
 
-    three.server._publish_model = publish_better  # type: ignore[method-assign]
+    monkeypatch.setattr("consilia.roles.server.federated_average", average_better)
     three.start_server()
     three.finish()
     with pytest.raises(AuditError, match=r"task \d+, round 0: the model derived from the updates has digest"):

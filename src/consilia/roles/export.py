@@ -105,7 +105,7 @@ def _blocks(chain: Chain) -> tuple[bytes, bytes]:
 
 
 def _roots(ledger: Ledger) -> Iterator[dict[str, Json]]:
-    for task_id, task in sorted(fold(ledger.events()).items()):
+    for task_id, task in fold(ledger.events()).items():
         for item in registered_objects(task):
             yield {
                 "task_id": task_id,

@@ -109,9 +109,11 @@ class PaymentTrace:
 
 @dataclass(frozen=True)
 class TaskTrace:
-    """A whole task; `phase` is enrolling, training, finished or dead (with `reason`)."""
+    """A whole task; `number` counts from 1 in the order of publication; `phase` is enrolling, training, finished or
+    dead (with `reason`)."""
 
     task_id: int
+    number: int
     title: str
     phase: str
     reason: str
@@ -130,10 +132,16 @@ class TaskTrace:
 
 
 def trace_tasks(view: LedgerView, logged: Sequence[Logged]) -> list[TaskTrace]:
-    """The tasks in a ledger's events (all of them from the deployment on), in the order of their numbers."""
+    """The tasks in a ledger's events (all of them from the deployment on), in the order of their publication."""
     events = [event for item in logged if (event := item.typed()) is not None]
     tasks = fold(events)
-    return [_Tracer(view, task, events).trace() for _, task in sorted(tasks.items())]
+    return [_Tracer(view, task, events).trace(number) for number, task in enumerate(tasks.values(), 1)]
+
+
+def task_ids(logged: Sequence[Logged]) -> list[int]:
+    """The tasks' ids in the order of their publication: people call them by their place in it."""
+    published = (event for event in logged if (event.contract, event.event) == ("training", "TaskPublished"))
+    return [task_id for event in published if (task_id := event.task_id) is not None]
 
 
 def find_deed(view: LedgerView, event: Event | Logged) -> Deed:
@@ -151,11 +159,12 @@ class _Tracer:
         self._task = task
         self._events = [event for event in events if getattr(event, "task_id", None) == task.task_id]
 
-    def trace(self) -> TaskTrace:
+    def trace(self, number: int) -> TaskTrace:
         task, published = self._task, self._task.published
         end = task.died or task.finished
         return TaskTrace(
             task_id=task.task_id,
+            number=number,
             title=_title(task),
             phase=_phase(task),
             reason=task.died.reason if task.died else "",

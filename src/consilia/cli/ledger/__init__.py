@@ -26,7 +26,7 @@ HOME = typer.Option(
 )
 URL = typer.Option(None, help="A node's JSON-RPC address, of whatever EVM engine.")
 DEPLOYMENT = typer.Option(None, help="The deployment file: where the contracts are. A home has one.")
-TASK = typer.Option(None, help="Only what belongs to this task.")
+TASK = typer.Option(None, help="Only this task: its number in the order of publication, or its id.")
 FIRST = typer.Option(0, "--from", min=0, help="The first block.")
 LAST = typer.Option(None, "--to", min=0, help="The last block; the newest unless given.")
 FORMAT = typer.Option(Format.TEXT, "--format", help="Tables, or JSON: one object a line.")
@@ -52,7 +52,7 @@ def status(
     with _look(home, url, deployment) as (view, printer):
         found = read_status(view)
         if task is not None:
-            chosen = _choose(found.tasks, task)
+            chosen = _choose(found.tasks, _task_id(view, task))
             return print_record("task", document(chosen)) if form is Format.JSON else printer.task(chosen)
         return print_record("status", document(found)) if form is Format.JSON else printer.status(found)
 
@@ -75,7 +75,7 @@ def blocks(
         raise InputError("expected --task or --all, not both: an empty block belongs to no task")
     with _look(home, url, deployment) as (view, printer):
         end = _last_block(view, last)
-        events = _by_transaction(view.history.events(first, end, task))
+        events = _by_transaction(view.history.events(first, end, _task_id(view, task)))
         shown = list(view.history.blocks(first, end)) if every else _blocks_of(view, events)
         if form is Format.JSON:
             for block in shown:
@@ -102,7 +102,7 @@ def events(
 
     with _look(home, url, deployment) as (view, printer):
         end = _last_block(view, last)
-        found = view.history.events(first, end, task)
+        found = view.history.events(first, end, _task_id(view, task))
         if form is Format.JSON:
             for event in found:
                 print_record("event", event_record(view, event))
@@ -131,7 +131,7 @@ def tx(
 
     with _look(home, url, deployment) as (view, printer):
         end = _last_block(view, last)
-        found = view.history.events(first, end, task)
+        found = view.history.events(first, end, _task_id(view, task))
         if name is None:
             return _transactions(
                 view, printer, form, _by_transaction(found), _nothing("transaction", first, end, task)
@@ -160,7 +160,7 @@ def rewards(
     with _look(home, url, deployment) as (view, printer):
         end = view.history.head()
         tasks = trace_tasks(view, view.history.events(0, end))
-        chosen = tasks if task is None else [_choose(tasks, task)]
+        chosen = tasks if task is None else [_choose(tasks, _task_id(view, task))]
         mined = Counter(block.miner for block in view.history.blocks(1, end)) if view.genesis else Counter()
         block_wei = view.genesis.block_reward_wei if view.genesis else None
         if form is Format.JSON:
@@ -219,7 +219,7 @@ def _look(
     from consilia.roles.ledger_view import open_view
 
     with open_view(home, url, deployment) as view:
-        yield view, Printer(console(), Speaker(view.names))
+        yield view, Printer(console(), Speaker(view.names, _task_ids(view)))
 
 
 def _last_block(view: LedgerView, last: int | None) -> int:
@@ -261,12 +261,25 @@ def _transactions(
         printer.line(nothing)
 
 
-def _choose(tasks: Sequence[TaskTrace], task_id: int) -> TaskTrace:
-    for task in tasks:
-        if task.task_id == task_id:
-            return task
-    known = ", ".join(str(task.task_id) for task in tasks) or "none"
-    raise InputError(f"there is no task {task_id} on this ledger; its tasks: {known}")
+def _choose(tasks: Sequence[TaskTrace], task_id: int | None) -> TaskTrace:
+    return next(task for task in tasks if task.task_id == task_id)
+
+
+def _task_ids(view: LedgerView) -> list[int]:
+    from consilia.roles.trace import task_ids
+
+    return task_ids(view.history.events(0, view.history.head()))
+
+
+def _task_id(view: LedgerView, task: int | None) -> int | None:
+    """A task's id; a person may give its number in the order of publication instead."""
+    known = _task_ids(view)
+    if task is None or task in known:
+        return task
+    if not 1 <= task <= len(known):
+        shown = ", ".join(f"{number} ({task_id})" for number, task_id in enumerate(known, 1)) or "none"
+        raise InputError(f"there is no task {task} on this ledger; its tasks: {shown}")
+    return known[task - 1]
 
 
 def _nothing(what: str, first: int, last: int, task: int | None) -> str:

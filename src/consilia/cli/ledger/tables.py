@@ -122,7 +122,7 @@ class Printer:
             counts = (f"{closed}/{task.rounds_planned}", str(len(task.enrolled)), str(updates))
             add(
                 made,
-                str(task.task_id),
+                str(task.number),
                 printable(task.title),
                 task.phase,
                 *counts,
@@ -136,7 +136,8 @@ class Printer:
     def task(self, task: TaskTrace) -> None:
         """A task from its publication to its rewards."""
         phase = f"{task.phase}: {printable(task.reason)}" if task.reason else task.phase
-        self.line(f"Task {task.task_id}: {printable(task.title)}", "bold")
+        self.line(f"Task {task.number}: {printable(task.title)}", "bold")
+        self.line(f"id {task.task_id}", "dim")
         closed = sum(current.closed is not None for current in task.rounds)
         self.line(
             f"{phase}, {closed} of {task.rounds_planned} rounds, reward {ether_text(task.reward_wei)} ether"
@@ -290,7 +291,7 @@ class Printer:
     def rewards(self, task: TaskTrace) -> None:
         """Who gets what of a task's reward, what it follows from, and where it was recorded."""
         earned = "" if task.earned_wei is None else f", earned {ether_text(task.earned_wei)}"
-        title = f"Task {task.task_id}: reward {ether_text(task.reward_wei)} ether{earned}"
+        title = f"Task {task.number}: reward {ether_text(task.reward_wei)} ether{earned}"
         columns = (("hospital", NAME), ("updates", NUMBER), ("examples", NUMBER), ("share", NUMBER))
         made = table(title, (*columns, ("expected", NUMBER), ("set in", NUMBER), ("paid in", NUMBER)))
         for reward in task.rewards:

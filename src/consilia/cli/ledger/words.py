@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +23,13 @@ FIRST_TIME, LAST_TIME = 10**9, 10**11  # Unix seconds of the years 2001 to 5138
 class Speaker:
     """Puts a ledger's values into words, with the members' names where they are known."""
 
-    def __init__(self, names: Mapping[Address, str]) -> None:
+    def __init__(self, names: Mapping[Address, str], task_ids: Sequence[int] = ()) -> None:
         self._names = names
+        self._task_ids = task_ids
+
+    def task(self, task_id: int) -> str:
+        """A task by its place in the order of publication; its id has 16 digits, which nobody reads aloud."""
+        return f"task {self._task_ids.index(task_id) + 1 if task_id in self._task_ids else task_id}"
 
     def account(self, address: Address) -> str:
         """A member's name, or the beginning and end of a stranger's address."""
@@ -138,12 +143,14 @@ PHRASES: dict[tuple[str, str], Phrase] = {
         f"{say.account(v['account'])} changes its encryption key"
     ),
     ("training", "TaskPublished"): lambda say, v: (
-        f"task {v['task_id']} published for {v['rounds']} round{'s'[: v['rounds'] > 1]}"
+        f"{say.task(v['task_id'])} published for {v['rounds']} round{'s'[: v['rounds'] > 1]}"
     ),
-    ("training", "Enrolled"): lambda say, v: f"{say.account(v['hospital'])} enrols in task {v['task_id']}",
+    ("training", "Enrolled"): lambda say, v: (
+        f"{say.account(v['hospital'])} enrols in {say.task(v['task_id'])}"
+    ),
     ("training", "TaskKeyIssued"): lambda say, v: f"task key for {say.account(v['hospital'])}",
     ("training", "TaskStarted"): lambda say, v: (
-        f"task {v['task_id']} starts, key string {short(v['key_string_root'])}"
+        f"{say.task(v['task_id'])} starts, key string {short(v['key_string_root'])}"
     ),
     ("training", "RoundOpened"): lambda say, v: (
         f"round {v['round_index']} opens, model {short(v['model_root'])}"
@@ -152,8 +159,8 @@ PHRASES: dict[tuple[str, str], Phrase] = {
         f"update {short(v['root'])} for round {v['round_index']}, {v['num_examples']} examples"
     ),
     ("training", "RoundClosed"): _closed,
-    ("training", "TaskFinished"): lambda say, v: f"task {v['task_id']} finished",
-    ("training", "TaskDied"): lambda say, v: f"task {v['task_id']} died: {printable(v['reason'])}",
+    ("training", "TaskFinished"): lambda say, v: f"{say.task(v['task_id'])} finished",
+    ("training", "TaskDied"): lambda say, v: f"{say.task(v['task_id'])} died: {printable(v['reason'])}",
     ("escrow", "Funded"): lambda say, v: f"{ether_text(v['amount_wei'])} ether into escrow",
     ("escrow", "SharesSet"): _shares,
     ("escrow", "Released"): lambda say, v: f"{ether_text(v['amount_wei'])} ether released to the funder",
