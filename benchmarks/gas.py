@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,8 +141,10 @@ class Town:
             time.sleep(0.05)
 
     def bytes(self) -> int:
-        """The chain file with its log."""
-        return sum(path.stat().st_size for path in self.file.parent.glob("chain.sqlite*"))
+        """The chain file once its log is written into it."""
+        with closing(sqlite3.connect(self.file)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return self.file.stat().st_size
 
     def close(self) -> None:
         """Close the chain."""
