@@ -345,6 +345,17 @@ def test_ended_alarms_make_room_for_new_ones(five: Town) -> None:
     assert five.active() == [0, 3, 4]
 
 
+def test_there_is_an_end_to_emergencies() -> None:
+    many = town(40)
+    many.vote(many.registry.propose_quorum(50, 0, sender=many.address(0)), *range(1, 21))
+    for subject in range(25, 41):
+        many.decide(Kind.EMERGENCY, subject, 0, 1)
+    with boa.reverts("registry: too many emergencies"):
+        many.decide(Kind.EMERGENCY, 24, 0, 1)
+    wait(EMERGENCY_SECONDS)
+    many.decide(Kind.EMERGENCY, 24, 0, 1)
+
+
 def test_an_alarm_does_not_leave_the_chain_without_a_miner() -> None:
     small = town(1)
     for number in (90, 91, 92):
