@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hmac
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import starmap
 from typing import NamedTuple
 
@@ -109,15 +110,18 @@ class ChunkCipher:
 
         The memory of a leaf is used again: fresh pages would cost the kernel as much as the cipher costs us.
         """
-        waiting: deque[tuple[memoryview, int, Future[bytes]]] = deque()
+        waiting: deque[tuple[memoryview, int, Callable[[], bytes]]] = deque()
 
         def first_waiting() -> Leaf:
             data, sealed_bytes, digest = waiting.popleft()
-            return Leaf(data, sealed_bytes, digest.result())
+            return Leaf(data, sealed_bytes, digest())
 
         with ThreadPoolExecutor(1) as hasher:
             for data, sealed in leaves:
-                waiting.append((data, len(sealed), hasher.submit(leaf_digest, sealed)))
+                # the last leaf has nothing beside it to wait for, and most envelopes have no other
+                last = len(sealed) < LEAF_BYTES
+                digest = partial(leaf_digest, sealed) if last else hasher.submit(leaf_digest, sealed).result
+                waiting.append((data, len(sealed), digest))
                 if len(waiting) > _LEAVES_AHEAD:
                     yield first_waiting()
             while waiting:
