@@ -38,6 +38,7 @@ OWNER = Identity.from_bytes(bytes([7]) * 32)
 OTHER = Identity.from_bytes(bytes([9]) * 32)
 RECIPIENTS = [OWNER.recipient, OTHER.recipient]
 CONTEXT = ArtifactContext(2407, "0x" + "11" * 20, 1, 0, "0x" + "22" * 20, ArtifactKind.UPDATE)
+MEGABYTES = (1.0, 64.0, 1000.0)
 SEAL_GOAL, OPEN_GOAL = 0.55, 0.7
 """Of the yardstick's rate."""
 
@@ -194,7 +195,8 @@ def print_report(console: Console, rates: Sequence[Rate]) -> None:
     for column in ("", "MB", "GB/s", "of SHA-256", "goal", "CPU s", "MB of memory"):
         table.add_column(column, justify="left" if not column else "right")
     yardstick = {rate.megabytes: rate.gigabytes_a_second for rate in rates if rate.job.startswith("SHA-256")}
-    goals = {"seal": SEAL_GOAL, "open": OPEN_GOAL}
+    goals = {"seal": MEGABYTES = (1.0, 64.0, 1000.0)
+SEAL_GOAL, "open": OPEN_GOAL}
     for rate in rates:
         table.add_row(
             rate.job,
@@ -212,7 +214,7 @@ def print_report(console: Console, rates: Sequence[Rate]) -> None:
 def main() -> None:
     """Measure, print, and write the JSON; with --job, one job here."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 64, 1000], help="10^6 bytes")
+    parser.add_argument("--megabytes", type=float, nargs="+", default=MEGABYTES, help="10^6 bytes")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

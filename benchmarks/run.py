@@ -1,6 +1,6 @@
 """Seconds, memory and processor time a round, beside a plain loop in one process that does the same sums.
 
-    python benchmarks/run.py [--only rounds|gas] [--megabytes 1 160] [--rounds 5] [--hospitals 4] [--json FILE]
+    python benchmarks/run.py [--only rounds|gas|envelopes] [--megabytes 1 160] [--rounds 5] [--hospitals 4] [--json FILE]
 
 Fails when a final model is not, to the last bit, the average that must come out. Method: docs/benchmarks.md.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import envelope
 from gas import measure as measure_gas
 from gas import print_gas
 from rich.console import Console
@@ -29,6 +30,7 @@ from rich.table import Table
 from sampling import TreeSampler
 
 FOLDER = Path(__file__).resolve().parent
+PARTS = ("rounds", "gas", "envelopes")
 
 
 @dataclass(frozen=True)
@@ -195,21 +197,23 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 160], help="10^6 bytes of float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hospitals", type=int, default=4)
-    parser.add_argument(
-        "--only", choices=("rounds", "gas"), help="time and memory alone, or the cost in gas alone"
-    )
+    parser.add_argument("--only", choices=PARTS, help="one of the three benchmarks alone")
     parser.add_argument(
         "--gas-hospitals", type=int, nargs="+", default=[4, 50, 500], help="for how many the gas is measured"
     )
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
-    pairs = [] if options.only == "gas" else measure_rounds(options)
-    gas = [] if options.only == "rounds" else [measure_gas(count) for count in options.gas_hospitals]
+    parts = PARTS if options.only is None else (options.only,)
+    pairs = measure_rounds(options) if "rounds" in parts else []
+    gas = [measure_gas(count) for count in options.gas_hospitals] if "gas" in parts else []
+    rates = envelope.measure(envelope.MEGABYTES) if "envelopes" in parts else []
     console = Console(width=160)
     if pairs:
         print_report(console, pairs)
     if gas:
         print_gas(console, gas)
+    if rates:
+        envelope.print_report(console, rates)
     if options.json is not None:
         figures = {
             "cores": os.cpu_count(),
@@ -217,6 +221,7 @@ def main() -> None:
             "rounds": options.rounds,
             "measured": [asdict(item) for pair in pairs for item in pair],
             "gas": [asdict(item) for item in gas],
+            "envelopes": [asdict(item) for item in rates],
         }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
