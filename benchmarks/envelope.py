@@ -195,8 +195,7 @@ def print_report(console: Console, rates: Sequence[Rate]) -> None:
     for column in ("", "MB", "GB/s", "of SHA-256", "goal", "CPU s", "MB of memory"):
         table.add_column(column, justify="left" if not column else "right")
     yardstick = {rate.megabytes: rate.gigabytes_a_second for rate in rates if rate.job.startswith("SHA-256")}
-    goals = {"seal": MEGABYTES = (1.0, 64.0, 1000.0)
-SEAL_GOAL, "open": OPEN_GOAL}
+    goals = {"seal": SEAL_GOAL, "open": OPEN_GOAL}
     for rate in rates:
         table.add_row(
             rate.job,

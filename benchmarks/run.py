@@ -1,6 +1,7 @@
 """Seconds, memory and processor time a round, beside a plain loop in one process that does the same sums.
 
-    python benchmarks/run.py [--only rounds|gas|envelopes] [--megabytes 1 160] [--rounds 5] [--hospitals 4] [--json FILE]
+    python benchmarks/run.py [--only rounds|gas|envelopes] [--megabytes 1 160] [--rounds 5] [--hospitals 4]
+        [--json FILE]
 
 Fails when a final model is not, to the last bit, the average that must come out. Method: docs/benchmarks.md.
 """
