@@ -183,7 +183,7 @@ def test_whoever_gives_up_need_not_wait_for_a_store_that_is_away(s3_server, buck
     with pytest.raises(ZeroDivisionError), far.writer(UPLOAD) as incoming:
         wire.refuse = True
         wire.hang_up()
-        incoming.stream.write(ENVELOPE[:-1])
+        incoming.stream.write(ENVELOPE[: 2 * PART_BYTES])
         incoming.stream.flush()
         raise ZeroDivisionError
     wire.mend()
