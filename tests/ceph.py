@@ -190,7 +190,17 @@ class Ceph:
         assert done.returncode == 0, f"{program} {arguments}: {done.stderr[-2000:]}"
 
     def _daemon(self, program: str, *arguments: str) -> None:
-        command = [program, "-c", str(self._configuration), "-f", *arguments]
+        # killed with the tests, however those end
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            program,
+            "-c",
+            str(self._configuration),
+            "-f",
+            *arguments,
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._processes.append(process)
 
