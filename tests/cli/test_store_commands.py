@@ -58,7 +58,7 @@ def test_a_lost_object_is_exit_code_5_and_a_copy_brings_it_back(town, tmp_path):
     (tmp_path / "copy.toml").write_text('[store]\npath = "copy"\n')
     done = consilia("store", "copy", "--home", home, "--to", tmp_path / "copy.toml")
     assert done.returncode == 0, done.stderr
-    path = object_path(town, town.tasks()[1].rounds[0].opened.model_root)
+    path = object_path(town, town.task().rounds[0].opened.model_root)
     path.unlink()
     done = consilia("store", "fsck", "--home", home)
     assert done.returncode == 5 and path.name in done.stdout and "store copy --from" in done.stderr
@@ -103,7 +103,7 @@ def test_a_store_that_is_not_there_is_exit_code_3_or_said_so(town, tmp_path):
 
 def test_erasing_asks_first_and_says_what_it_cannot_undo(town):
     home = town.home / "hospital-2"
-    update = town.tasks()[1].rounds[0].update_of(town.addresses[1])
+    update = town.task().rounds[0].update_of(town.addresses[1])
     assert update is not None and update.root in own_roots(home)
     for typed in ("", "n\n"):
         done = consilia("data", "erase", str(update.root), "--home", home, typed=typed)

@@ -116,7 +116,7 @@ def test_the_money_of_a_suspended_hospital_waits(three: Consortium) -> None:
     thread = three.start_server()
     three.enrol()
     three.step()
-    task = three.until(lambda tasks: tasks[max(tasks)].shares_wei)
+    task = three.until(lambda tasks: newest(tasks).shares_wei)
     thread.result()
     three.decide(Kind.SUSPENSION, 2)
     hospital = three.hospitals[2]
