@@ -103,7 +103,14 @@ def test_a_suspended_hospital_is_refused_from_the_next_block_on(three: Consortiu
     three.decide(Kind.SUSPENSION, 2)
     with pytest.raises(TransactionRevertedError, match="training: not an active hospital"):
         three.hospitals[2].ledger.register_update(
-            "late", 1, 0, root=DIGEST, key_hash=DIGEST, size=1, num_examples=1, metrics_digest=DIGEST
+            "late",
+            three.task().task_id,
+            0,
+            root=DIGEST,
+            key_hash=DIGEST,
+            size=1,
+            num_examples=1,
+            metrics_digest=DIGEST,
         )
     assert not three.trainers[2].weights
     three.step(2)  # nor does it train in vain
