@@ -198,11 +198,16 @@ class KeysSection(_Section):
 
     @model_validator(mode="after")
     def _token_is_described(self) -> Self:
-        if "pkcs11" in (self.signer, self.opener) and self.pkcs11 is None:
+        if self.uses_token and self.pkcs11 is None:
             raise ValueError(
                 "signer or opener is pkcs11: expected a section [keys.pkcs11] with module and token"
             )
         return self
+
+    @property
+    def uses_token(self) -> bool:
+        """Whether one of the two is in a token."""
+        return "pkcs11" in (self.signer, self.opener)
 
     @property
     def password_is_typed(self) -> bool:

@@ -13,7 +13,8 @@ from consilia.crypto.keys import load_account, load_identity
 from consilia.crypto.token import TokenIdentity, TokenSigner
 from consilia.errors import LedgerUnreachableError
 from consilia.roles.audit import audit
-from consilia.roles.keys import rotate_identity
+from consilia.roles.home import make_member
+from consilia.roles.rotation import rotate_identity
 from consilia.settings import HospitalSettings, load
 from tests.consortium import PASSWORD, REWARD_WEI, Consortium, Steps, consortium, read_weights
 from tests.secret_words import spellings
@@ -138,3 +139,16 @@ def test_a_rotation_that_the_ledger_never_heard_of_changes_no_key(town: Consorti
     assert waiting[0] == old and len(waiting) == 2
     recipient = rotate(town, home, settings)
     assert recipient == waiting[1], "the key that was made is taken, not a third one"
+
+
+def test_a_newcomer_whose_settings_name_a_token_gets_its_keys_there(tmp_path: Path, softhsm: SoftHsm) -> None:
+    home = tmp_path / "newcomer"
+    home.mkdir()
+    (home / "consilia.toml").write_text('name = "newcomer"\n[keys]\n' + softhsm.toml(str(home)))
+    first, again = make_member(home, "newcomer"), make_member(home, "newcomer")
+    assert isinstance(first.account, TokenSigner) and isinstance(first.identity, TokenIdentity)
+    assert (again.account.address, again.identity.recipient) == (
+        first.account.address,
+        first.identity.recipient,
+    )
+    assert [path.name for path in home.iterdir()] == ["consilia.toml"]

@@ -15,7 +15,8 @@ from consilia.crypto.keys import Identity, load_identity, save_account, save_ide
 from consilia.crypto.password_box import ScryptCost
 from consilia.errors import EnvelopeError, KeyFileError, SettingsError
 from consilia.roles.backup import read_backup, restore_backup, take_backup, write_backup
-from consilia.roles.keys import FileRotation, make_keys, open_keys, show_keys
+from consilia.roles.keys import make_keys, open_keys, show_keys
+from consilia.roles.rotation import FileRotation
 from consilia.roles.state import SealedArtifact, State
 from consilia.settings import KeysSection
 from consilia.values import Digest

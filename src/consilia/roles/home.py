@@ -9,7 +9,8 @@ from pathlib import Path
 
 from consilia.crypto.custody import Opener, Signer
 from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
-from consilia.settings import StoreSection
+from consilia.roles.keys import make_missing, open_keys
+from consilia.settings import SETTINGS_FILE, KeySettings, KeysSection, StoreSection, load
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,15 @@ class MemberKeys:
 def make_member(home: Path, name: str) -> MemberKeys:
     """Give a member its keys under a random password, all in files that only their owner reads.
 
-    Those that are there already stay; a password file may be put there before.
+    Those that are there already stay; a password file may be put there before. So may settings: where they name a
+    token, the keys are made in that.
     """
     from eth_account import Account
 
+    if (home / SETTINGS_FILE).exists():
+        described = load(KeySettings, home).keys
+        if described.uses_token:
+            return _member_in_token(name, described)
     keys = home / "keys"
     keys.mkdir(parents=True, exist_ok=True, mode=0o700)
     password_file, account_file, identity_file = (
@@ -50,6 +56,12 @@ def make_member(home: Path, name: str) -> MemberKeys:
         identity = Identity.generate()
         save_identity(identity_file, identity, password)
     return MemberKeys(name, account, identity)
+
+
+def _member_in_token(name: str, keys: KeysSection) -> MemberKeys:
+    make_missing(keys, keys.password() if "file" in (keys.signer, keys.opener) else "")
+    opened = open_keys(keys)
+    return MemberKeys(name, opened.signer, opened.opener)
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,11 +1,9 @@
-"""A party's keys, opened where its settings say they are; and how a new identity takes the place of the old one."""
+"""A party's keys, made and opened where its settings say they are: in files, or in a token."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from consilia.crypto.custody import Opener, Signer
 from consilia.crypto.keyring import Keyring
@@ -19,15 +17,10 @@ from consilia.crypto.keys import (
     save_identity,
 )
 from consilia.crypto.password_box import ScryptCost
-from consilia.crypto.private_files import make_private_directory, sync_directory
-from consilia.crypto.token import Token, TokenIdentity, TokenSigner, adopt_next, prepare_next
+from consilia.crypto.private_files import make_private_directory
+from consilia.crypto.token import Token, TokenIdentity, TokenSigner
 from consilia.errors import KeyFileError
-from consilia.ledger.client import Ledger
-from consilia.ledger.contracts import Deployment
-from consilia.ledger.outbox import Outbox
-from consilia.ledger.registry import Proposal
-from consilia.roles.membership import propose_recipient
-from consilia.settings import KeysSection, LedgerSection
+from consilia.settings import KeysSection
 from consilia.values import Address
 
 
@@ -56,7 +49,7 @@ def open_keys(keys: KeysSection) -> PartyKeys:
         KeyFileError: a file is missing, damaged, open to others, or under another password.
         KeyTokenError: the token is not there, or has no such key.
     """
-    token = open_token(keys) if "pkcs11" in (keys.signer, keys.opener) else None
+    token = open_token(keys) if keys.uses_token else None
     password = keys.password() if "file" in (keys.signer, keys.opener) else ""
     return PartyKeys(_open_signer(keys, token, password), _open_identities(keys, token, password))
 
@@ -93,12 +86,17 @@ def make_keys(keys: KeysSection, password: str, cost: ScryptCost = ScryptCost.ST
         KeyFileError: both are there already, or a file cannot be written.
         KeyTokenError: the token cannot make a key.
     """
-    token = open_token(keys, writable=True) if "pkcs11" in (keys.signer, keys.opener) else None
-    made = [_make_account(keys, token, password, cost), _make_identity(keys, token, password, cost)]
-    if not any(made):
+    if not make_missing(keys, password, cost):
         raise KeyFileError(
             "account and identity are there already; keys are never overwritten, move them away first"
         )
+
+
+def make_missing(keys: KeysSection, password: str, cost: ScryptCost = ScryptCost.STANDARD) -> bool:
+    """As `make_keys`, but content where nothing is missing; whether anything was made."""
+    token = open_token(keys, writable=True) if keys.uses_token else None
+    made = [_make_account(keys, token, password, cost), _make_identity(keys, token, password, cost)]
+    return any(made)
 
 
 def _make_account(keys: KeysSection, token: Token | None, password: str, cost: ScryptCost) -> bool:
@@ -134,7 +132,7 @@ def show_keys(keys: KeysSection) -> ShownKeys:
         KeyFileError: a file is missing, open to others, or no key file.
         KeyTokenError: the token is not there, or has no such key.
     """
-    token = open_token(keys) if "pkcs11" in (keys.signer, keys.opener) else None
+    token = open_token(keys) if keys.uses_token else None
     if token and keys.pkcs11 and keys.signer == "pkcs11":
         address = TokenSigner(token, keys.pkcs11.account_label).address
     else:
@@ -150,7 +148,7 @@ def show_keys(keys: KeysSection) -> ShownKeys:
 def identity_files(identity: Path) -> list[Path]:
     """The identity's file, then the one that is being registered if there is one, then the older ones."""
     older = sorted(older_folder(identity).glob("*.key"))
-    following = _next_file(identity)
+    following = next_file(identity)
     return [identity, *([following] if following.exists() else []), *older]
 
 
@@ -159,107 +157,8 @@ def older_folder(identity: Path) -> Path:
     return identity.with_name("older")
 
 
-class Rotation(Protocol):
-    """A new identity, in two steps around its registration; each can be repeated after a crash."""
-
-    def prepare(self) -> bytes:
-        """Make the new identity, unless it is there already; its public key, to be registered."""
-
-    def adopt(self) -> None:
-        """It is registered: make it the current one, and keep the old one."""
-
-
-def rotation(keys: KeysSection) -> Rotation:
-    """How this party's identity is replaced.
-
-    Raises:
-        SettingsError: no password or PIN.
-        KeyTokenError: the token is not there, or the PIN is wrong.
-    """
-    if keys.opener == "pkcs11":
-        assert keys.pkcs11 is not None, "the settings were checked for this"
-        return TokenRotation(open_token(keys, writable=True), keys.pkcs11.identity_label)
-    return FileRotation(keys.identity, keys.password())
-
-
-def rotate_identity(home: Path, keys: KeysSection, place: LedgerSection) -> tuple[Proposal | None, bytes]:
-    """Replace the recipient key: make the new one and propose it to the members; once they agreed, adopt it.
-
-    Called again, after a crash or to see how the vote stands, it goes on with the key that was made. A stolen account
-    alone cannot change where envelopes are sealed to: the others decide.
-
-    Returns:
-        The proposal while it is open, or None once the new key is registered and adopted; the new public key.
-
-    Raises:
-        LedgerError: the ledger does not answer, or the registry refuses; the old identity stays the current one.
-    """
-    signer = open_signer(keys)
-    replacement = rotation(keys)
-    recipient = replacement.prepare()
-    ledger = Ledger(
-        place.url,
-        Deployment.load(place.deployment),
-        account=signer,
-        outbox=Outbox(home / "outbox.sqlite"),
-        confirmations=place.depth,
-    )
-    if ledger.member(signer.address).recipient_key != recipient:
-        proposal = propose_recipient(ledger, recipient, signer, open_identities(keys))
-        if not proposal.enacted:
-            return proposal, recipient
-    replacement.adopt()
-    return None, recipient
-
-
-class TokenRotation:
-    """Rotation inside a token: the new key is made there, and labels say which is which."""
-
-    def __init__(self, token: Token, label: str) -> None:
-        self._token = token
-        self._label = label
-
-    def prepare(self) -> bytes:
-        """Make "LABEL next"; its public key."""
-        return prepare_next(self._token, self._label)
-
-    def adopt(self) -> None:
-        """Rename LABEL to "LABEL older ...", and "LABEL next" to LABEL."""
-        adopt_next(self._token, self._label)
-
-
-class FileRotation:
-    """Rotation of a file: `identity.key.next` becomes `identity.key`, which goes to the folder `older`."""
-
-    def __init__(self, identity: Path, password: str, cost: ScryptCost = ScryptCost.STANDARD) -> None:
-        self._identity = identity
-        self._password = password
-        self._cost = cost
-
-    def prepare(self) -> bytes:
-        """Write `identity.key.next`; its public key."""
-        load_identity(self._identity, self._password)  # all files of a party are under one password
-        following = _next_file(self._identity)
-        if not following.exists():
-            save_identity(following, Identity.generate(), self._password, cost=self._cost)
-        return load_identity(following, self._password).recipient
-
-    def adopt(self) -> None:
-        """Give the files their new names; at no moment is there no current identity, or one that is lost."""
-        folder = older_folder(self._identity)
-        make_private_directory(folder)
-        kept = folder / f"{read_recipient(self._identity).hex()[:16]}.key"
-        try:
-            if not kept.exists():
-                os.link(self._identity, kept)
-            sync_directory(folder)
-            _next_file(self._identity).replace(self._identity)
-            sync_directory(self._identity.parent)
-        except OSError as error:
-            raise KeyFileError(f"the identity files cannot be renamed: {error.strerror}") from error
-
-
-def _next_file(identity: Path) -> Path:
+def next_file(identity: Path) -> Path:
+    """Where a new identity waits until it is registered."""
     return identity.with_name(identity.name + ".next")
 
 
