@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from consilia.ledger.outbox import Outbox
 from consilia.protocols.task_spec import parse_toml
 from consilia.settings import SETTINGS_FILE, Network, StoreSection
 from tests.ceph import section_toml
-from tests.consortium import make_member, spec_toml, write_first_model
+from tests.consortium import KEYS_IN_FILES, make_member, make_member_in_token, spec_toml, write_first_model
+from tests.softhsm import SoftHsm
 
 ROOT = Path(__file__).parents[2]
 FOLDER_STORE = '[store]\npath = "../store"\n'
@@ -93,13 +95,24 @@ class PartyProcess:
 class RunningConsortium:
     """Homes as the demo makes them, a tiny model, and every party a process. A context manager."""
 
-    def __init__(self, home: Path, hospitals: int, rounds: int, store: StoreSection | None = None) -> None:
-        """`store` is where all parties keep their envelopes; by default a folder in the home."""
+    def __init__(
+        self,
+        home: Path,
+        hospitals: int,
+        rounds: int,
+        store: StoreSection | None = None,
+        softhsm: SoftHsm | None = None,
+    ) -> None:
+        """`store` is where all parties keep their envelopes, by default a folder in the home; with `softhsm` the second
+        hospital has both its keys in that token."""
         self.home = home
         self.names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
         for name in [*self.names, layout.SERVER]:
             make_member(home / name, name)
         members = layout.make_members(home, [*self.names, layout.SERVER])
+        if softhsm is not None:
+            shutil.rmtree(home / "hospital-2")
+            members[1] = make_member_in_token(home / "hospital-2", "hospital-2", softhsm)
         self.addresses = [member.account.address for member in members[:-1]]
         self.started_at = layout.now_seconds()
         layout.write_genesis(home / "genesis.json", members, self.started_at)
@@ -108,6 +121,9 @@ class RunningConsortium:
             layout.write_hospital(home, number, self.ports, layout.HospitalData(Path("data")))
         layout.write_server(home, self.ports)
         layout.write_network(home, hospitals)
+        if softhsm is not None:
+            file = home / "hospital-2" / SETTINGS_FILE
+            file.write_text(file.read_text().replace(KEYS_IN_FILES, softhsm.toml(str(home))))
         if store is not None:
             self._use_store(store)
         self.spec = spec_toml(hospitals, rounds=rounds)
