@@ -19,7 +19,18 @@ RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
 @pytest.mark.network
 def test_a_small_model_goes_once_round(tmp_path):
     figures_file = tmp_path / "figures.json"
-    command = [sys.executable, str(RUN), "--megabytes", "0.1", "--rounds", "1", "--hospitals", "2"]
+    command = [
+        sys.executable,
+        str(RUN),
+        "--only",
+        "rounds",
+        "--megabytes",
+        "0.1",
+        "--rounds",
+        "1",
+        "--hospitals",
+        "2",
+    ]
     done = subprocess.run(
         [*command, "--json", str(figures_file)], capture_output=True, text=True, timeout=300, check=False
     )
@@ -54,3 +65,19 @@ def test_the_ballast_has_the_size_asked_for():
     shapes = ballast.ballast_shapes(160)
     assert sum(shape[0] for shape in shapes.values()) == 40_000_000
     assert max(shapes.values()) == (655_360,)
+
+
+def test_envelopes_are_measured_beside_their_parts(tmp_path):
+    command = [sys.executable, str(RUN.parent / "envelope.py"), "--megabytes", "0.5"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "rates.json")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rates = {rate["job"]: rate for rate in json.loads((tmp_path / "rates.json").read_text())}
+    assert {"SHA-256, every core", "seal", "open", "check", "age encrypt", "age decrypt"} <= rates.keys()
+    # sealing takes the cipher's time, and the hash's, and more
+    assert rates["seal"]["cpu_seconds"] > rates["AES-256-GCM, one core"]["cpu_seconds"]
