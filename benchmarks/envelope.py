@@ -142,11 +142,11 @@ JOBS = (
 
 
 def measure_here(job: str, folder: Path, megabytes: float) -> Rate:
-    """Repeat a job in this process for about two seconds, at least three times, and keep the fastest."""
+    """Repeat a job in this process for about a second, at least three times, and keep the fastest."""
     jobs = Jobs(folder, round(megabytes * 1e6))
     jobs.prepare(job)
     jobs.run(job)
-    best, best_cpu, times, until = float("inf"), 0.0, 0, time.monotonic() + 2
+    best, best_cpu, times, until = float("inf"), 0.0, 0, time.monotonic() + 1
     while times < 3 or time.monotonic() < until:
         cpu, began = time.process_time(), time.monotonic()
         jobs.run(job)
