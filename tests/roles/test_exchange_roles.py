@@ -145,7 +145,7 @@ def test_an_update_of_a_task_is_sold(trade: Trade) -> None:
 def test_an_update_that_training_never_took_is_no_offer(trade: Trade) -> None:
     town = trade.town
     town.start_server(max_hospitals=2)
-    town.finish()
+    task = town.finish()
     trade.seller.contract.register(
         "a lie",
         kind=trade.seller.log().listings.popitem()[1].kind,
@@ -153,7 +153,7 @@ def test_an_update_that_training_never_took_is_no_offer(trade: Trade) -> None:
         key_hash=Digest.of(b"whatever"),
         size=1,
         recipient_key=bytes(32),
-        task_id=1,
+        task_id=task.task_id,
         round_index=0,
         price_wei=1,
         card=b"{}",

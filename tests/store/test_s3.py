@@ -205,7 +205,7 @@ def test_requests_cut_in_the_middle_are_made_again(s3_server, bucket, wire):
 def test_answers_cut_in_the_middle_are_asked_for_again(s3_server, bucket, wire, store, tmp_path):
     write(store)
     far = store_behind(s3_server, bucket, wire.url)
-    wire.cut_answers_after, wire.lost_requests_left = 3_000_000, 3
+    wire.cut_answers_after, wire.lost_requests_left = 1_000_000, 3
     wire.hang_up()
     far.get(SEALED.root, tmp_path / "target")
     assert wire.lost_requests_left == 0
@@ -217,7 +217,7 @@ def test_a_wire_that_always_cuts_ends_in_an_error_and_nothing_is_there(
 ):
     write(store)
     far = store_behind(s3_server, bucket, wire.url, patience_seconds=3)
-    wire.cut_answers_after = 3_000_000
+    wire.cut_answers_after = 1_000_000
     wire.hang_up()
     with pytest.raises(StoreUnreachableError, match="did not answer"):
         far.get(SEALED.root, tmp_path / "target")
