@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +72,14 @@ def test_what_most_nodes_told_holds_until_they_tell_otherwise(
         assert reader.confirmed_block().number == agreed.number + 3
 
 
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether something comes true: anvil answers a transaction before it has mined it."""
+    until = time.monotonic() + 10
+    while not (true := holds()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return true
+
+
 def test_what_a_reorg_threw_out_is_sent_again_with_all_nonces(on_anvil: Consortium) -> None:
     """The first was refused, the second did its deed, then their blocks were lost and the node forgot both."""
     rpc, server = Rpc(on_anvil.url), on_anvil.server
@@ -84,7 +94,7 @@ def test_what_a_reorg_threw_out_is_sent_again_with_all_nonces(on_anvil: Consorti
     assert (nonce(on_anvil), server.events(task_id=task_id)) == (0, [])
     restarted = on_anvil.server  # also after a restart: the bytes are on disk
     assert restarted.resend() == {}
-    assert nonce(on_anvil) == 2 and len(restarted.events(task_id=task_id)) == 2
+    assert eventually(lambda: nonce(on_anvil) == 2 and len(restarted.events(task_id=task_id)) == 2)
     assert restarted.resend() == {} and nonce(on_anvil) == 2
     assert publish(restarted) == task_id  # the same decision is the same transaction
 
@@ -99,7 +109,7 @@ def test_what_a_node_will_not_take_is_named_and_kept(on_anvil: Consortium) -> No
     assert list(server.resend()) == ["publish/1"]
     rpc.call("anvil_setBalance", on_anvil.server_account.address, hex(10**20))
     assert server.resend() == {}
-    assert len(server.events(task_id=task_id)) == 2
+    assert eventually(lambda: len(server.events(task_id=task_id)) == 2)
 
 
 def test_a_decision_that_came_too_early_after_a_reorg_is_taken_again(on_anvil: Consortium) -> None:
