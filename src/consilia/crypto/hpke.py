@@ -130,12 +130,16 @@ def derive_key_pair(seed: bytes) -> X25519PrivateKey:
     return X25519PrivateKey.from_private_bytes(_labeled_expand(_KEM_SUITE, prk, b"sk", b"", 32))
 
 
-def shared_secret(recipient: bytes, ephemeral: X25519PrivateKey) -> bytes:
-    """The shared secret of Encap (RFC 9180 section 4.1) with a given ephemeral key."""
+def _exchange(ephemeral: X25519PrivateKey, recipient: bytes) -> bytes:
     try:
-        exchanged = ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))
+        return ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))
     except ValueError as error:
         raise _low_order(recipient) from error
+
+
+def shared_secret(recipient: bytes, ephemeral: X25519PrivateKey) -> bytes:
+    """The shared secret of Encap (RFC 9180 section 4.1) with a given ephemeral key."""
+    exchanged = _exchange(ephemeral, recipient)
     return _extract_and_expand(exchanged, ephemeral.public_key().public_bytes_raw(), recipient)
 
 
@@ -182,10 +186,7 @@ def seal_authenticated(
     check_recipients([recipient])
     ephemeral = derive_key_pair(seed)
     enc = ephemeral.public_key().public_bytes_raw()
-    try:
-        exchanged = ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))
-    except ValueError as error:
-        raise _low_order(recipient) from error
+    exchanged = _exchange(ephemeral, recipient)
     shared = _extract_and_expand(exchanged + opener.exchange(sender, recipient), enc, recipient + sender)
     key, nonce = key_schedule(shared, info, aead, _AUTH_MODE)
     return enc + AESGCM(key).encrypt(nonce, plaintext, aad)
