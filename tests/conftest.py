@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a software HSM, a real S3 server."""
+"""Fixtures of all tests: a software HSM, a real S3 server, a real PACS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.ceph import Ceph, S3Server, require_programs
+from tests.orthanc import Orthanc, Pacs, require_orthanc
 from tests.softhsm import SoftHsm, start
 
 
@@ -22,3 +23,18 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     require_programs()
     with Ceph(tmp_path_factory.mktemp("ceph")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pacs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
+    """A real PACS (Orthanc) for the whole run, with DICOMweb and DIMSE."""
+    require_orthanc()
+    with Orthanc(tmp_path_factory.mktemp("orthanc")) as pacs:
+        yield pacs
+
+
+@pytest.fixture
+def pacs(pacs_server: Pacs) -> Pacs:
+    """The PACS, emptied."""
+    pacs_server.clear()
+    return pacs_server
