@@ -7,7 +7,7 @@ import sys
 import typer
 
 from consilia import __version__
-from consilia.cli import audit, data, demo, exchange, hospital, keys, ledger, network, server, store
+from consilia.cli import audit, data, demo, exchange, hospital, keys, ledger, model, network, server, store
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
 app.add_typer(store.app, name="store")
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 app.add_typer(network.app, name="network")
 app.add_typer(exchange.app, name="exchange")
 app.command("demo")(demo.demo)

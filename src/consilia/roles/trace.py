@@ -165,7 +165,7 @@ class _Tracer:
         return TaskTrace(
             task_id=task.task_id,
             number=number,
-            title=_title(task),
+            title=title_of(task),
             phase=_phase(task),
             reason=task.died.reason if task.died else "",
             server=self._view.account(published.server),
@@ -270,7 +270,8 @@ def _is_included(task: TaskLog, update: UpdateRegistered) -> bool:
     return closed is not None and update.position in from_bitmap(closed.included)
 
 
-def _title(task: TaskLog) -> str:
+def title_of(task: TaskLog) -> str:
+    """What a task calls itself."""
     try:
         return parse_bytes(task.published.spec).title
     except SpecError:  # anybody with the server's role may publish nonsense; hospitals refuse it
