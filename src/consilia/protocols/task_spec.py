@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from consilia.errors import SpecError
+from consilia.protocols.code_book import CodeBook, Finding
 from consilia.values import Digest, canonical_json, parse_json
 
 MAX_SPEC_BYTES = 8192
@@ -91,6 +92,16 @@ class TaskSpec(_Section):
     model: ModelSpec = ModelSpec()
     training: TrainingSpec = TrainingSpec()
     terms: Terms = Terms()
+    findings: Annotated[tuple[Finding, ...] | None, Field(strict=False)] = None
+    """The code book's entries, one a category; None: codes 1..K in the categories' order."""
+
+    @model_validator(mode="after")
+    def _findings_fit(self) -> TaskSpec:
+        if self.findings is not None:
+            book = CodeBook(findings=self.findings)
+            if sorted(finding.category for finding in book.findings) != sorted(self.data.categories):
+                raise ValueError("findings: expected one entry for each of data.categories, and no other")
+        return self
 
     @model_validator(mode="after")
     def _quorum_fits(self) -> TaskSpec:
@@ -104,12 +115,21 @@ class TaskSpec(_Section):
         Raises:
             SpecError: it is longer than the contract takes.
         """
-        data = canonical_json(self.model_dump(mode="json"))
+        # a spec of the time before code books keeps its bytes, and so its digest
+        left_out = {"findings"} if self.findings is None else None
+        data = canonical_json(self.model_dump(mode="json", exclude=left_out))
         if len(data) > MAX_SPEC_BYTES:
             raise SpecError(
                 f"a TaskSpec has at most {MAX_SPEC_BYTES} bytes, this one {len(data)}: shorten its texts"
             )
         return data
+
+    @property
+    def code_book(self) -> CodeBook:
+        """What the codes of this task's findings mean."""
+        if self.findings is None:
+            return CodeBook.of_categories(self.data.categories)
+        return CodeBook(findings=self.findings)
 
     @property
     def digest(self) -> Digest:
@@ -167,7 +187,13 @@ def _explain(item: Any) -> str:
 def _keys_at(location: tuple[int | str, ...]) -> set[str]:
     model: type[BaseModel] = TaskSpec
     for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        candidates = (annotation, *get_args(annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        if isinstance(part, str):  # a number is a place in a list: the model stays that of its items
+            model = _model_in(model.model_fields[part].annotation)
     return set(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel]:
+    """The section that an annotation such as `tuple[Finding, ...] | None` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_model_in(inner) for inner in get_args(annotation) if inner not in (type(None), Ellipsis))
