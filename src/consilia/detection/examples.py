@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from consilia.errors import UnusableImageError
+from consilia.imaging.canonical import fit
 from consilia.imaging.cases import LabelledImage, Skipped
 
 SMALLEST_SIDE_PX = 1.0
@@ -57,11 +57,9 @@ def _prepare_one(image: LabelledImage, image_size: int) -> Example:
         )
     height, width = pixels.shape[:2]
     scale = image_size / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # PIL's BILINEAR widens its filter when it shrinks a picture, so that fine noise does not alias
-    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    resized = fit(pixels, image_size)
     boxes = np.asarray(image.boxes_xyxy, np.float32).reshape(-1, 4) * np.float32(scale)
-    boxes = np.clip(boxes, 0, np.array([*size, *size], np.float32))
+    boxes = np.clip(boxes, 0, np.array([*resized.shape[1::-1]] * 2, np.float32))
     good = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_SIDE_PX).all(axis=1)
     labels = np.asarray(image.labels, np.int64)
     return Example(image.image_id, image.patient, resized, boxes[good], labels[good], scale)

@@ -61,6 +61,23 @@ def study_key(identifier: str) -> str:
     return "study-" + hashlib.sha256(b"consilia/study/v1\0" + identifier.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Acquisition:
+    """How an image was made, as far as its header tells; empty or None where it does not.
+
+    It decides which images look alike enough to hide one another, and never leaves the hospital.
+    """
+
+    modality: str = ""
+    body_part: str = ""
+    manufacturer: str = ""
+    model: str = ""
+    plane: str = ""
+    """`axial`, `coronal`, `sagittal` or `oblique`; for projections the View Position (0018,5101)."""
+    slice_thickness_mm: float | None = None
+    patient_age_years: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
     """One image and its boxes. The pixels stay on disk until they are asked for."""
@@ -86,6 +103,7 @@ class LabelledImage:
     """The hospital that `hospitals.json` proposes, or empty."""
     official_split: str = ""
     """`train`, `val` or `test` where the data set's authors fixed it, or empty."""
+    acquisition: Acquisition = Acquisition()
 
     def pixels(self) -> NDArray[np.uint8]:
         """Read the image: (H, W) grey or (H, W, 3) colour; CT is rescaled to HU and windowed first.

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consilia.errors import UnusableImageError
+from consilia.imaging.acquisition import acquisition_of
+from consilia.imaging.cases import Acquisition
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
@@ -48,6 +50,7 @@ class CtSlice:
     """Direction cosines of a row and of a column (0020,0037); empty where absent."""
     position_mm: tuple[float, ...]
     """The centre of the first pixel (0020,0032); empty where absent."""
+    acquisition: Acquisition
 
     @property
     def level_mm(self) -> float:
@@ -252,6 +255,7 @@ def _slice(header: FileDataset, hu: NDArray[np.float32]) -> CtSlice:
         spacing_mm=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
         orientation=_numbers(header.get("ImageOrientationPatient"), 6),
         position_mm=_numbers(header.get("ImagePositionPatient"), 3),
+        acquisition=acquisition_of(header),
     )
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from consilia.errors import DatasetError, UnusableImageError
 from consilia.imaging.annotations import AnnotatedImage, AnnotationSet, check_name, parse_coco, parse_voc
 from consilia.imaging.cases import (
+    Acquisition,
     Dataset,
     LabelledImage,
     Skipped,
@@ -240,6 +241,7 @@ def _load(
         window=(window or window_for(slice_.body_part)) if slice_ else None,
         hospital=hospital,
         official_split=entry.official_split,
+        acquisition=slice_.acquisition if slice_ else Acquisition(),
     )
     return _Loaded(image, slice_)
 
