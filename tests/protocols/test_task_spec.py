@@ -16,6 +16,7 @@ from consilia.settings import PolicySection
 from tests.consortium import spec_toml
 
 GOOD = spec_toml(4)
+WINDOWS = "windows_hu = [[40, 80], [80, 200], [600, 2800]]"
 
 
 def test_toml_and_canonical_bytes_tell_the_same() -> None:
@@ -46,6 +47,13 @@ def test_toml_and_canonical_bytes_tell_the_same() -> None:
         ('categories = ["lesion"]', "categories = [1]", "data.categories.0"),
         ("rounds = 1", "rounds =", "expected a TaskSpec in TOML"),
         ("rounds = 1", 'privacy = "none"', "training.privacy"),
+        ("[data]", "[data]\nwindows_hu = [[40, 80]]", "data.windows_hu: expected three windows"),
+        ("[data]", "[data]\nwindows_hu = [[40, 80], [80, 0], [0, 9]]", "data.windows_hu.1.1"),
+        ("[data]", f"[data]\n{WINDOWS}\nneighbouring_slices = true", "choose one"),
+        ("[data]", f'[data]\n{WINDOWS}\nformat = "image"', "which plain images do not have"),
+        ("[data]", '[data]\nneighbouring_slices = true\nformat = "image"', "which plain images do not have"),
+        ("rounds = 1", 'augmentation = "hu"', "training.augmentation 'hu' moves Hounsfield units"),
+        ("rounds = 1", "server_learning_rate = 0.1", "fedavg takes no step of its own"),
     ],
 )
 def test_a_bad_spec_is_refused_by_the_path_of_its_key(old: str, new: str, message: str) -> None:
@@ -53,6 +61,35 @@ def test_a_bad_spec_is_refused_by_the_path_of_its_key(old: str, new: str, messag
     with pytest.raises(SpecError) as refused:
         parse_toml(GOOD.replace(old, new))
     assert message in str(refused.value)
+
+
+def test_a_spec_that_uses_nothing_new_has_the_digest_that_it_had_before() -> None:
+    """Published digests stay: a key that came later is written only where it says something."""
+    assert str(parse_toml(GOOD).digest) == "b2181488d01f1fba667c0d1aaf520380d72abeb4b7421f4a7017adcb66fa3627"
+    said = parse_toml(GOOD.replace("rounds = 1", "rounds = 1\nproximal_mu = 0.0\nlocal_norm = false"))
+    assert said.digest == parse_toml(GOOD).digest
+    spelt_out = parse_toml(GOOD).to_bytes().replace(b'"privacy"', b'"local_norm":false,"privacy"')
+    with pytest.raises(SpecError, match="canonical form"):
+        parse_bytes(spelt_out)
+
+
+def test_every_new_key_is_read_back_as_it_was_written() -> None:
+    text = GOOD.replace("[data]", f"[data]\n{WINDOWS}\nlaterality_matters = true").replace(
+        "rounds = 1",
+        'aggregation = "fedadam"\nserver_learning_rate = 0.05\nserver_momentum = 0.5\nproximal_mu = 0.01\n'
+        'local_norm = true\naugmentation = "hu"\nnegatives_per_positive = 2.0\nema_decay = 0.9',
+    )
+    spec = parse_toml(text)
+    assert parse_bytes(spec.to_bytes()) == spec
+    assert spec.data.windows == ((40, 80), (80, 200), (600, 2800))
+    for key in (
+        b"windows_hu",
+        b"laterality_matters",
+        b"server_learning_rate",
+        b"server_momentum",
+        b"proximal_mu",
+    ):
+        assert key in spec.to_bytes()
 
 
 def test_a_spec_longer_than_the_contract_takes_is_refused() -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import tomllib
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from consilia.errors import SpecError
 from consilia.protocols.code_book import CodeBook, Finding
@@ -14,12 +22,26 @@ from consilia.values import Digest, canonical_json, parse_json
 MAX_SPEC_BYTES = 8192
 """The contract takes no longer spec; it would be gas for nothing."""
 
-Aggregation = Literal["fedavg"]
+Aggregation = Literal["fedavg", "fedavgm", "fedadam"]
+Augmentation = Literal["standard", "hu", "none"]
 Privacy = Literal["transparent"]
+
+LATER = object()
+"""Marks a key that came after the first specs were published: at its default it is not written (ADR 0053)."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A spec that uses nothing new has the bytes, and so the digest, that it has always had."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in plain(self).items()
+            if LATER not in fields[name].metadata or getattr(self, name) != fields[name].default
+        }
 
 
 class Purpose(_Section):
@@ -32,6 +54,10 @@ class Purpose(_Section):
     purpose: Annotated[str, Field(max_length=200)] = "research"
 
 
+HuRange = Annotated[tuple[float, Annotated[float, Field(gt=0)]], Field(strict=False)]
+"""(center, width) of a window in Hounsfield units."""
+
+
 class DataSpec(_Section):
     """The training set that a hospital must bring."""
 
@@ -41,6 +67,38 @@ class DataSpec(_Section):
     window_center_hu: float | None = None
     window_width_hu: Annotated[float | None, Field(gt=0)] = None
     minimum_images: Annotated[int, Field(ge=1)] = 1
+    windows_hu: Annotated[tuple[HuRange, ...], Field(strict=False), LATER] = ()
+    """Three windows, each (center, width), that become the three channels of one CT slice."""
+    neighbouring_slices: Annotated[bool, LATER] = False
+    """2.5D: the slices below and above become the first and the third channel."""
+    laterality_matters: Annotated[bool, LATER] = False
+    """Left and right tell something here: no picture is ever mirrored."""
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> DataSpec:
+        if self.windows_hu and len(self.windows_hu) != 3:
+            raise ValueError(
+                f"data.windows_hu: expected three windows, one a channel, got {len(self.windows_hu)}"
+            )
+        if self.windows_hu and self.neighbouring_slices:
+            raise ValueError(
+                "data.windows_hu and data.neighbouring_slices both fill the three channels: choose one"
+            )
+        if (self.windows_hu or self.neighbouring_slices) and self.format != "dicom":
+            raise ValueError(
+                "data.windows_hu and data.neighbouring_slices need Hounsfield units and the order of slices, "
+                "which plain images do not have: use them with data.format 'dicom'"
+            )
+        return self
+
+    @property
+    def windows(self) -> tuple[HuRange, ...]:
+        """The HU windows (center, width) that the task names: three, one, or none."""
+        if self.windows_hu:
+            return self.windows_hu
+        if self.window_center_hu is None or self.window_width_hu is None:
+            return ()
+        return ((self.window_center_hu, self.window_width_hu),)
 
 
 class ModelSpec(_Section):
@@ -65,6 +123,28 @@ class TrainingSpec(_Section):
     privacy: Privacy = "transparent"
     max_update_norm: Annotated[float, Field(gt=0)] = 1000.0
     """Bound on the Euclidean norm of w_k - w; an update beyond it is rejected by name."""
+    proximal_mu: Annotated[float, Field(ge=0), LATER] = 0.0
+    """FedProx (Li et al. 2020): mu/2 ||w_k - w||^2 is added to every hospital's loss."""
+    server_learning_rate: Annotated[float | None, Field(gt=0, le=100), LATER] = None
+    """Of `fedavgm` and `fedadam`; None is the rule's own, 1.0 and 0.01."""
+    server_momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.9
+    """beta of `fedavgm`, beta_1 of `fedadam`."""
+    local_norm: Annotated[bool, LATER] = False
+    """FedBN (Li et al. 2021): each hospital keeps its own normalisation layers, which are never sent."""
+    augmentation: Annotated[Augmentation, LATER] = "standard"
+    """`hu` moves the intensity by what scanners differ in, in Hounsfield units; `none` changes nothing."""
+    negatives_per_positive: Annotated[float, Field(ge=0, le=1000), LATER] = 1.0
+    """Images without a lesion that are drawn per image with one, anew in every pass."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
+    """Hand in the exponential moving average of a round's weights; 0 hands in the last ones."""
+
+    @model_validator(mode="after")
+    def _rule_is_whole(self) -> TrainingSpec:
+        if self.aggregation == "fedavg" and self.server_learning_rate is not None:
+            raise ValueError(
+                "training.server_learning_rate: fedavg takes no step of its own; name fedavgm or fedadam"
+            )
+        return self
 
     def local_steps(self, num_examples: int) -> int:
         """How many steps a hospital with so many images takes in a round."""
@@ -107,6 +187,15 @@ class TaskSpec(_Section):
     def _quorum_fits(self) -> TaskSpec:
         if self.terms.quorum > self.terms.max_hospitals:
             raise ValueError("terms.quorum is larger than terms.max_hospitals")
+        return self
+
+    @model_validator(mode="after")
+    def _augmentation_fits(self) -> TaskSpec:
+        if self.training.augmentation == "hu" and (self.data.format != "dicom" or not self.data.windows):
+            raise ValueError(
+                "training.augmentation 'hu' moves Hounsfield units: it needs data.format 'dicom' and the window "
+                "in data.window_center_hu and window_width_hu, or data.windows_hu"
+            )
         return self
 
     def to_bytes(self) -> bytes:
@@ -181,7 +270,9 @@ def _explain(item: Any) -> str:
         return f"{path}: unknown key; the keys here are {known}"
     if item["type"] == "missing":
         return f"{path}: this key is missing"
-    return f"{path}: {item['msg']}, got {item['input']!r}" if path != "TaskSpec" else str(item["msg"])
+    if item["type"] == "value_error":  # of keys that do not fit together, which it names
+        return str(item["ctx"]["error"])
+    return f"{path}: {item['msg']}, got {item['input']!r}"
 
 
 def _keys_at(location: tuple[int | str, ...]) -> set[str]:
