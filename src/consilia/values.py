@@ -58,6 +58,8 @@ class ArtifactKind(IntEnum):
     UPDATE = 3
     ROUND_REPORT = 4
     DATASET = 5
+    QUERY = 6
+    REPORTS = 7
 
 
 @dataclass(frozen=True)
