@@ -7,7 +7,7 @@ docs/formats/envelope.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
 
@@ -113,19 +113,6 @@ class Frame:
         """How many leaves the root's tree has."""
         return -(-self.body_bytes // LEAF_BYTES)
 
-    def read_leaves(self, stream: Readable) -> Iterator[bytes]:
-        """Read the body from where it begins: leaves of `LEAF_BYTES`, the last one shorter and maybe empty.
-
-        Raises:
-            EnvelopeError: it goes on after its end.
-        """
-        left = self.body_bytes
-        for leaf in blocks_of(stream, LEAF_BYTES):
-            left -= len(leaf)
-            if left < 0:
-                raise EnvelopeError(f"an envelope has {-left} bytes or more after its end")
-            yield leaf
-
 
 def read_frame(stream: Readable) -> Frame:
     """Read the frame of an envelope and nothing after it.
@@ -148,6 +135,24 @@ def read_full(stream: Readable, size: int) -> bytes:
         parts.append(data)
         missing -= len(data)
     return b"".join(parts)
+
+
+def fill(stream: Readable, room: memoryview) -> int:
+    """Read into `room` until it is full or the stream ends; how many bytes came."""
+    read_into = getattr(stream, "readinto", None) or _reading_into(stream)
+    came = 0
+    while came < len(room) and (count := read_into(room[came:])):
+        came += count
+    return came
+
+
+def _reading_into(stream: Readable) -> Callable[[memoryview], int]:
+    def read_into(room: memoryview) -> int:
+        data = stream.read(len(room))
+        room[: len(data)] = data
+        return len(data)
+
+    return read_into
 
 
 class RootHasher:
@@ -275,15 +280,6 @@ def artifact_root(stream: BinaryIO) -> Digest:
     while data := stream.read(LEAF_BYTES):
         hasher.update(data)
     return hasher.root()
-
-
-def blocks_of(stream: Readable, size: int) -> Iterator[bytes]:
-    """Blocks of `size` bytes up to the last one, which is shorter and may be empty."""
-    block = read_full(stream, size)
-    while len(block) == size:
-        yield block
-        block = read_full(stream, size)
-    yield block
 
 
 def _recipients(fixed: bytes) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from consilia.artifact import CHUNK_BYTES, LEAF_BYTES, blocks_of
+from consilia.artifact import CHUNK_BYTES
 from consilia.crypto.cobblestone import SALT_BYTES, ChunkCipher
 from consilia.errors import EnvelopeError
 
@@ -37,7 +37,7 @@ def _open(test: dict, out: io.BytesIO) -> None:
     prefix = stream.read(PREFIX_BYTES)
     cipher = ChunkCipher(bytes.fromhex(test["key"]), prefix[:SALT_BYTES], bytes.fromhex(test["ctx"]))
     cipher.check_prefix(prefix)
-    for leaf in cipher.decrypt(blocks_of(stream, LEAF_BYTES)):
+    for leaf in cipher.decrypt(stream):
         out.write(leaf.data)
 
 

@@ -6,11 +6,11 @@ Source: https://c2sp.org/chunked-encryption, version 1, with HKDF-Expand-SHA-512
 from __future__ import annotations
 
 import hmac
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import starmap
+from itertools import count
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -25,7 +25,7 @@ from consilia.artifact import (
     SEALED_CHUNK_BYTES,
     TAG_BYTES,
     Readable,
-    blocks_of,
+    fill,
     leaf_digest,
 )
 from consilia.errors import EnvelopeError
@@ -37,9 +37,11 @@ _LABELS = {
     32: b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00",
 }
 
-
-_LEAVES_AHEAD = 2
-"""Leaves that have been through the cipher and are being hashed: enough to keep both busy."""
+_WORKERS = min(4, os.cpu_count() or 1)
+"""Threads a message. Hashing, two thirds of the work, releases the interpreter lock; the cipher does not: more than
+four would wait for it."""
+_ROOMS = _WORKERS + 2
+"""Leaves in memory: one is read, one is written, and each worker has one."""
 
 
 class Leaf(NamedTuple):
@@ -74,7 +76,7 @@ class ChunkCipher:
         derived = HKDFExpand(SHA512(), len(key) + 12 + 32, info).derive(key)
         self._aead = AESGCM(derived[: len(key)])
         self._base_nonce = int.from_bytes(derived[len(key) : len(key) + 12], "big")
-        self._rooms = [bytearray()] * (_LEAVES_AHEAD + 2)
+        self._rooms: list[_Room] = []
         self.prefix = salt + derived[len(key) + 12 :]
         """Salt and commitment, the first 56 bytes of the message."""
 
@@ -91,76 +93,127 @@ class ChunkCipher:
 
     def encrypt(self, plaintext: Readable) -> Iterator[Leaf]:
         """Yield the body in leaves of `LEAF_BYTES`, the last one shorter."""
-        numbered = enumerate(blocks_of(plaintext, _BLOCK_BYTES))
-        return self._hashed((sealed, sealed) for sealed in starmap(self._encrypt_leaf, numbered))
 
-    def decrypt(self, leaves: Iterable[bytes]) -> Iterator[Leaf]:
+        def jobs() -> Iterator[_Job]:
+            for number in count():
+                room = self._room(number)
+                size = fill(plaintext, room.block)
+                # A block that is not full ends the message, with a short chunk: empty where nothing is left.
+                last = size < _BLOCK_BYTES
+                yield _Job(self._encrypt_leaf, number, room, size, last)
+                if last:
+                    return
+
+        return _in_order(jobs())
+
+    def decrypt(self, ciphertext: Readable, body_bytes: int | None = None) -> Iterator[Leaf]:
         """Yield the plaintext in blocks of 1 MiB, the last one shorter.
 
         Args:
-            leaves: the body in blocks of `LEAF_BYTES`, the last one shorter.
+            ciphertext: the body, from where it begins to its end.
+            body_bytes: how many bytes it should have, where that is known.
 
         Raises:
             EnvelopeError: a chunk is damaged, out of order, missing, or followed by something.
         """
-        return self._hashed((self._decrypt_leaf(n, sealed), sealed) for n, sealed in enumerate(leaves))
 
-    def _hashed(self, leaves: Iterable[tuple[memoryview, bytes | memoryview]]) -> Iterator[Leaf]:
-        """Hash leaves in a thread of its own: that releases the interpreter lock, the cipher does not.
+        def jobs() -> Iterator[_Job]:
+            came = 0
+            for number in count():
+                room = self._room(number)
+                size = fill(ciphertext, room.leaf)
+                came += size
+                if body_bytes is not None and came > body_bytes:
+                    raise EnvelopeError(f"an envelope has {came - body_bytes} bytes or more after its end")
+                last = size < LEAF_BYTES
+                yield _Job(self._decrypt_leaf, number, room, size, last)
+                if last:
+                    return
 
-        The memory of a leaf is used again: fresh pages would cost the kernel as much as the cipher costs us.
-        """
-        waiting: deque[tuple[memoryview, int, Callable[[], bytes]]] = deque()
+        return _in_order(jobs())
 
-        def first_waiting() -> Leaf:
-            data, sealed_bytes, digest = waiting.popleft()
-            return Leaf(data, sealed_bytes, digest())
+    def _encrypt_leaf(self, number: int, room: _Room, size: int) -> Leaf:
+        sealed_bytes = size + TAG_BYTES * min(CHUNKS_A_LEAF, size // CHUNK_BYTES + 1)
+        for nonce, (part, sealed) in zip(self._nonces(number), room.chunks(sealed_bytes), strict=False):
+            self._aead.encrypt_into(nonce, part, None, sealed)
+        leaf = room.leaf[:sealed_bytes]
+        return Leaf(leaf, sealed_bytes, leaf_digest(leaf))
 
-        with ThreadPoolExecutor(1) as hasher:
-            for data, sealed in leaves:
-                # the last leaf has nothing beside it to wait for, and most envelopes have no other
-                last = len(sealed) < LEAF_BYTES
-                digest = partial(leaf_digest, sealed) if last else hasher.submit(leaf_digest, sealed).result
-                waiting.append((data, len(sealed), digest))
-                if len(waiting) > _LEAVES_AHEAD:
-                    yield first_waiting()
-            while waiting:
-                yield first_waiting()
-
-    def _encrypt_leaf(self, number: int, block: bytes) -> memoryview:
-        # A block that is not full ends the message, with a short chunk: empty where the length is a multiple.
-        end = len(block) if len(block) == _BLOCK_BYTES else len(block) + 1
-        starts = range(0, end, CHUNK_BYTES)
-        source, leaf = memoryview(block), self._room(number, len(block) + TAG_BYTES * len(starts))
-        for index, start in enumerate(starts):
-            nonce = self._nonce(number * CHUNKS_A_LEAF + index)
-            part = source[start : start + CHUNK_BYTES]
-            at = index * SEALED_CHUNK_BYTES
-            self._aead.encrypt_into(nonce, part, None, leaf[at : at + len(part) + TAG_BYTES])
-        return leaf
-
-    def _decrypt_leaf(self, number: int, leaf: bytes) -> memoryview:
-        if len(leaf) < LEAF_BYTES and len(leaf) % SEALED_CHUNK_BYTES < TAG_BYTES:
+    def _decrypt_leaf(self, number: int, room: _Room, size: int) -> Leaf:
+        if size < LEAF_BYTES and size % SEALED_CHUNK_BYTES < TAG_BYTES:
             raise EnvelopeError("an envelope's body was cut: it does not end in a short chunk")
-        starts = range(0, len(leaf), SEALED_CHUNK_BYTES)
-        source, block = memoryview(leaf), self._room(number, len(leaf) - TAG_BYTES * len(starts))
-        for index, start in enumerate(starts):
-            chunk = number * CHUNKS_A_LEAF + index
-            part = source[start : start + SEALED_CHUNK_BYTES]
-            at = index * CHUNK_BYTES
-            room = block[at : at + len(part) - TAG_BYTES]
+        chunks = room.chunks(size)
+        for index, nonce, (part, sealed) in zip(count(), self._nonces(number), chunks, strict=False):
             try:
-                self._aead.decrypt_into(self._nonce(chunk), part, None, room)
+                self._aead.decrypt_into(nonce, sealed, None, part)
             except InvalidTag as error:
+                chunk = number * CHUNKS_A_LEAF + index
                 raise EnvelopeError(f"an envelope's chunk {chunk} was changed, moved or cut") from error
-        return block
+        block = room.block[: size - TAG_BYTES * len(chunks)]
+        return Leaf(block, size, leaf_digest(room.leaf[:size]))
 
-    def _room(self, number: int, size: int) -> memoryview:
+    def _room(self, number: int) -> _Room:
         """Memory for a leaf: that of the one before which nobody holds any longer."""
-        at = number % len(self._rooms)
-        if number < len(self._rooms):
-            self._rooms[at] = bytearray(size)  # the longest of a message come first
-        return memoryview(self._rooms[at])[:size]
+        if len(self._rooms) < min(number + 1, _ROOMS):
+            self._rooms.append(_Room())
+        return self._rooms[number % _ROOMS]
 
-    def _nonce(self, chunk: int) -> bytes:
-        return (self._base_nonce ^ chunk).to_bytes(12, "big")
+    def _nonces(self, number: int) -> list[bytes]:
+        first = number * CHUNKS_A_LEAF
+        return [
+            (self._base_nonce ^ chunk).to_bytes(12, "big") for chunk in range(first, first + CHUNKS_A_LEAF)
+        ]
+
+
+class _Room:
+    """Memory for a leaf, sealed and open, cut into its chunks once: 61,000 of them are a gigabyte.
+
+    It serves again and again: fresh pages would cost the kernel as much as the cipher costs us.
+    """
+
+    def __init__(self) -> None:
+        self.block = memoryview(bytearray(_BLOCK_BYTES))
+        self.leaf = memoryview(bytearray(LEAF_BYTES))
+        self._full: list[tuple[memoryview, memoryview]] = []
+
+    def chunks(self, sealed_bytes: int) -> list[tuple[memoryview, memoryview]]:
+        """Where each chunk of a leaf of this size lies, open and sealed."""
+        if sealed_bytes < LEAF_BYTES:
+            return self._cut(sealed_bytes)
+        if not self._full:
+            self._full = self._cut(LEAF_BYTES)
+        return self._full
+
+    def _cut(self, sealed_bytes: int) -> list[tuple[memoryview, memoryview]]:
+        parts = []
+        for index, start in enumerate(range(0, sealed_bytes, SEALED_CHUNK_BYTES)):
+            sealed = self.leaf[start : min(start + SEALED_CHUNK_BYTES, sealed_bytes)]
+            at = index * CHUNK_BYTES
+            parts.append((self.block[at : at + len(sealed) - TAG_BYTES], sealed))
+        return parts
+
+
+class _Job(NamedTuple):
+    """What is to be done to a leaf, and whether the message ends with it."""
+
+    work: Callable[[int, _Room, int], Leaf]
+    number: int
+    room: _Room
+    size: int
+    last: bool
+
+    def run(self) -> Leaf:
+        return self.work(self.number, self.room, self.size)
+
+
+def _in_order(jobs: Iterator[_Job]) -> Iterator[Leaf]:
+    """Do the jobs in threads and hand on what comes of them in their order; read the next ones meanwhile."""
+    waiting: deque[Callable[[], Leaf]] = deque()
+    with ThreadPoolExecutor(_WORKERS) as workers:
+        for job in jobs:
+            # the last leaf has nothing beside it to wait for, and most envelopes have no other
+            waiting.append(job.run if job.last else workers.submit(job.run).result)
+            if len(waiting) == _ROOMS:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()

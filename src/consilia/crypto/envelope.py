@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from eth_hash.auto import keccak
 
-from consilia.artifact import PREFIX_BYTES, STANZA_BYTES, Frame, RootHasher, read_frame, read_full
+from consilia.artifact import PREFIX_BYTES, STANZA_BYTES, Frame, RootHasher, fill, read_frame, read_full
 from consilia.crypto import hpke
 from consilia.crypto.cobblestone import SALT_BYTES, ChunkCipher
 from consilia.crypto.custody import Opener
@@ -25,7 +26,8 @@ from consilia.errors import EnvelopeError
 from consilia.values import ArtifactContext, Digest
 
 SECP256K1_ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
-_READ_BYTES = 1 << 20
+_DIGEST_BYTES = 2 << 20
+"""Read at a time for the plaintext's digest, while those before are hashed."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _decrypt(
     prefix = read_full(ciphertext, PREFIX_BYTES)
     keys.cipher.check_prefix(prefix)
     hasher.update(prefix)
-    for leaf in keys.cipher.decrypt(frame.read_leaves(ciphertext)):
+    for leaf in keys.cipher.decrypt(ciphertext, frame.body_bytes):
         hasher.add_leaf(leaf.digest, leaf.sealed_bytes)
         plaintext.write(leaf.data)
     found = hasher.root()
@@ -243,11 +245,20 @@ def _read_header(
 
 
 def _digest_and_size(plaintext: BinaryIO) -> tuple[bytes, int]:
-    hasher = blake3()
-    size = 0
-    while data := plaintext.read(_READ_BYTES):
-        hasher.update(data)
-        size += len(data)
+    rooms = [memoryview(bytearray(_DIGEST_BYTES))]
+    size = fill(plaintext, rooms[0])
+    if size < _DIGEST_BYTES:
+        return blake3(rooms[0][:size]).digest(), size
+    rooms.append(memoryview(bytearray(_DIGEST_BYTES)))
+    hasher = blake3(max_threads=blake3.AUTO)
+    with ThreadPoolExecutor(1) as beside:
+        hashed = beside.submit(hasher.update, rooms[0])
+        while came := fill(plaintext, rooms[1]):
+            hashed.result()
+            hashed = beside.submit(hasher.update, rooms[1][:came])
+            rooms.reverse()
+            size += came
+        hashed.result()
     return hasher.digest(), size
 
 

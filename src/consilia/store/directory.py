@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -24,6 +24,9 @@ from consilia.errors import ObjectMissingError, StoreError, StoreUnreachableErro
 from consilia.store import StoredObject
 from consilia.store.verified import checked_blocks, fetch_object
 from consilia.values import Digest
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _ABANDONED_SECONDS = 24 * 3600
 _OBJECT_NAME = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
@@ -164,7 +167,16 @@ class _ObjectReader(io.FileIO):
         try:
             return super().read(-1 if size is None else size) or b""
         except OSError as error:
-            raise StoreError(f"object {self._root} cannot be read: {_first_line(error)}") from error
+            raise self._unreadable(error) from error
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        try:
+            return super().readinto(buffer) or 0
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> StoreError:
+        return StoreError(f"object {self._root} cannot be read: {_first_line(error)}")
 
 
 def _object_name(root: Digest) -> str:
