@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from consilia.detection.detectors import build
-from consilia.detection.evaluation import Prediction, coco_tables, evaluate, predict, score
+from consilia.detection.evaluation import coco_tables, evaluate, score
+from consilia.detection.inference import Prediction, predict
 from consilia.errors import DatasetError
 from tests.detection.squares import square_example
 

@@ -17,6 +17,8 @@ class Picture:
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     patient: str = "patient"
     study: str = "study"
+    spacing_mm: tuple[float, float] | None = (0.7, 0.8)
+    hospital: str = "north"
 
     def pixels(self) -> np.ndarray:
         if self.data.size == 0:
@@ -29,7 +31,7 @@ def test_a_picture_and_its_boxes_are_resized_together():
     data[40:80, 100:160] = 255
     boxes = np.array([[100, 40, 160, 80]], np.float32)
     [example], skipped = prepare([Picture("a", data, boxes, np.array([2]))], 64)
-    assert skipped == []
+    assert skipped == [] and (example.spacing_mm, example.hospital) == ((0.7, 0.8), "north")
     assert example.pixels.shape == (32, 64)
     assert example.scale == pytest.approx(0.32)
     assert example.boxes_xyxy[0] == pytest.approx([32, 12.8, 51.2, 25.6])

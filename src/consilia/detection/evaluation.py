@@ -10,29 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from consilia.detection.examples import Example
 from consilia.detection.froc import ImageFindings, froc
-from consilia.detection.training import as_input
+from consilia.detection.inference import Prediction, predict
 from consilia.errors import DatasetError
-
-BATCH_SIZE = 4
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A detector's findings on one picture, best first.
-
-    `boxes_xyxy` is float32 (n, 4) in pixels of the original picture, `scores` float32 (n,), `labels` int64
-    (n,).
-    """
-
-    image_id: str
-    boxes_xyxy: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,24 +35,6 @@ class Evaluation:
     num_images: int
     num_lesions: int
     seconds: float
-
-
-def predict(model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
-    """The findings of `model` on each picture, in the order of `examples`."""
-    model.eval()
-    predictions = []
-    with torch.inference_mode():
-        for first in range(0, len(examples), BATCH_SIZE):
-            batch = examples[first : first + BATCH_SIZE]
-            found = model(
-                [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
-            )
-            for example, result in zip(batch, found, strict=True):
-                boxes = result["boxes"].numpy() / np.float32(example.scale)
-                predictions.append(
-                    Prediction(example.image_id, boxes, result["scores"].numpy(), result["labels"].numpy())
-                )
-    return predictions
 
 
 def evaluate(model: nn.Module, examples: Sequence[Example]) -> Evaluation:

@@ -21,7 +21,8 @@ class Example:
     """A picture that fits the detector, with its lesions.
 
     `pixels` is uint8 (H, W) or (H, W, 3), the longer side `image_size`; `boxes_xyxy` is float32 (n, 4) in
-    these pixels; `labels` is int64 (n,), from 1; `scale` is resized by original size.
+    these pixels; `labels` is int64 (n,), from 1; `scale` is resized by original size; `spacing_mm` is that of
+    the original pixels, between rows and columns, where it is known.
     """
 
     image_id: str
@@ -30,6 +31,8 @@ class Example:
     boxes_xyxy: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     scale: float
+    spacing_mm: tuple[float, float] | None = None
+    hospital: str = ""
 
 
 def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Example], list[Skipped]]:
@@ -49,17 +52,35 @@ def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Exam
     return examples, skipped
 
 
-def _prepare_one(image: LabelledImage, image_size: int) -> Example:
-    pixels = image.pixels()
+def resized(pixels: npt.NDArray[np.uint8], image_size: int) -> tuple[npt.NDArray[np.uint8], float]:
+    """A picture whose longer side is `image_size`, and by how much it was scaled.
+
+    Raises:
+        UnusableImageError: it is not uint8 (H, W) or (H, W, 3).
+    """
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UnusableImageError(
             f"expected uint8 pixels (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}"
         )
     height, width = pixels.shape[:2]
     scale = image_size / max(height, width)
-    resized = fit(pixels, image_size)
+    return fit(pixels, image_size), scale
+
+
+def _prepare_one(image: LabelledImage, image_size: int) -> Example:
+    pixels, scale = resized(image.pixels(), image_size)
+    height, width = pixels.shape[:2]
     boxes = np.asarray(image.boxes_xyxy, np.float32).reshape(-1, 4) * np.float32(scale)
-    boxes = np.clip(boxes, 0, np.array([*resized.shape[1::-1]] * 2, np.float32))
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
     good = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_SIDE_PX).all(axis=1)
     labels = np.asarray(image.labels, np.int64)
-    return Example(image.image_id, image.patient, resized, boxes[good], labels[good], scale)
+    return Example(
+        image.image_id,
+        image.patient,
+        pixels,
+        boxes[good],
+        labels[good],
+        scale,
+        image.spacing_mm,
+        image.hospital,
+    )

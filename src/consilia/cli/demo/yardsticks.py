@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from consilia.cli.report.report import Box, Example, Prediction, Score, SiteScore, png_base64
-from consilia.detection import evaluation, weights
-from consilia.detection.detectors import build
+from consilia.detection import evaluation, inference, weights
 from consilia.detection.examples import Example as DetectorExample
 from consilia.detection.examples import prepare
+from consilia.detection.inference import load_detector, predict
 from consilia.detection.training import StepBudget, Trainer
 from consilia.errors import ConsiliaError
 from consilia.protocols.task_spec import TaskSpec, parse_bytes
@@ -89,8 +89,8 @@ def score(job: ScoringJob) -> Score:
     torch.set_num_threads(1)
     spec = parse_bytes(job.spec)
     groups = {site.hospital: _examples(spec, site) for site in job.sites}
-    model = _load(spec, job.model)
-    findings = {hospital: evaluation.predict(model, examples) for hospital, examples in groups.items()}
+    detector = load_detector(spec, job.model)
+    findings = {hospital: predict(detector.model, examples) for hospital, examples in groups.items()}
     everything = evaluation.score(
         [finding for found in findings.values() for finding in found],
         [example for examples in groups.values() for example in examples],
@@ -125,9 +125,9 @@ def draw_examples(job: ExamplesJob) -> tuple[Example, ...]:
     torch.set_num_threads(1)
     spec = parse_bytes(job.spec)
     chosen = _choose([(site.hospital, _examples(spec, site)) for site in job.sites], job.count)
-    models = [(kind, hospital, _load(spec, path)) for kind, hospital, path in job.models]
+    models = [(kind, hospital, load_detector(spec, path)) for kind, hospital, path in job.models]
     pictures = [example for _, example in chosen]
-    findings = [evaluation.predict(model, pictures) for _, _, model in models]
+    findings = [predict(detector.model, pictures) for _, _, detector in models]
     return tuple(
         Example(
             patient=f"held-out {index + 1}",
@@ -159,7 +159,7 @@ def _choose(groups: list[tuple[str, list[DetectorExample]]], count: int) -> list
 
 
 def _prediction(
-    spec: TaskSpec, kind: str, hospital: str, found: evaluation.Prediction, scale: float
+    spec: TaskSpec, kind: str, hospital: str, found: inference.Prediction, scale: float
 ) -> Prediction:
     shown = found.scores >= MIN_SHOWN_SCORE
     boxes = _boxes(spec, found.boxes_xyxy[shown] * scale, found.labels[shown], found.scores[shown])
@@ -188,14 +188,3 @@ def _examples(spec: TaskSpec, site: Site) -> list[DetectorExample]:
     if not examples:
         raise ConsiliaError(f"none of the images of {site.hospital} can be used: {skipped[0].reason}")
     return examples
-
-
-def _load(spec: TaskSpec, path: Path) -> torch.nn.Module:
-    model = build(
-        spec.model.detector,
-        num_classes=len(spec.data.categories),
-        image_size=spec.model.image_size,
-        seed=spec.model.seed,
-    )
-    weights.load_into(model, path)
-    return model

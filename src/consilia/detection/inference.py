@@ -1,0 +1,109 @@
+"""From pixels to findings: the one path that evaluation, prediction and diagnosis share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from consilia.detection import weights
+from consilia.detection.detectors import build
+from consilia.detection.examples import Example, prepare, resized
+from consilia.detection.training import as_input
+from consilia.imaging.cases import LabelledImage, Skipped
+from consilia.protocols.task_spec import TaskSpec
+
+BATCH_SIZE = 4
+"""More at once is no faster on a core, and each picture's features are held until the batch is done."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A detector's findings on one picture, best first.
+
+    `boxes_xyxy` is float32 (n, 4) in pixels of the original picture, `scores` float32 (n,), `labels` int64
+    (n,), from 1.
+    """
+
+    image_id: str
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def above(self, score: float) -> Prediction:
+        """The findings with at least this score."""
+        kept = self.scores >= score
+        return Prediction(self.image_id, self.boxes_xyxy[kept], self.scores[kept], self.labels[kept])
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A trained detector and what its input looks like; `load_detector` makes one."""
+
+    model: nn.Module
+    image_size: int
+    categories: tuple[str, ...]
+
+    def find(self, images: Sequence[LabelledImage]) -> tuple[list[Prediction], list[Skipped]]:
+        """The findings on each picture that can be read, in order, and those that cannot be read, by name."""
+        predictions: list[Prediction] = []
+        skipped: list[Skipped] = []
+        for first in range(0, len(images), BATCH_SIZE):
+            examples, unusable = prepare(images[first : first + BATCH_SIZE], self.image_size)
+            predictions += predict(self.model, examples)
+            skipped += unusable
+        return predictions, skipped
+
+    def find_in(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
+        """The findings on pictures at hand: uint8 (H, W) or (H, W, 3), of any size, CT windowed as in training.
+
+        Raises:
+            UnusableImageError: a picture has another type or shape.
+        """
+        examples = []
+        for number, pixels in enumerate(pictures):
+            fitted, scale = resized(pixels, self.image_size)
+            none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+            examples.append(Example(str(number), "", fitted, *none, scale))
+        return predict(self.model, examples)
+
+
+def load_detector(spec: TaskSpec, path: Path) -> Detector:
+    """The detector of a TaskSpec with the weights in a file.
+
+    Raises:
+        WeightsError: the file is damaged, of another detector, or not finite.
+        SpecError: no detector has the spec's name.
+    """
+    model = build(
+        spec.model.detector,
+        num_classes=len(spec.data.categories),
+        image_size=spec.model.image_size,
+        seed=spec.model.seed,
+    )
+    weights.load_into(model, path)
+    model.eval()
+    return Detector(model, spec.model.image_size, tuple(spec.data.categories))
+
+
+def predict(model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
+    """The findings of `model` on each picture, in the order of `examples`."""
+    model.eval()
+    predictions = []
+    with torch.inference_mode():
+        for first in range(0, len(examples), BATCH_SIZE):
+            batch = examples[first : first + BATCH_SIZE]
+            found = model(
+                [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
+            )
+            for example, result in zip(batch, found, strict=True):
+                boxes = result["boxes"].numpy() / np.float32(example.scale)
+                predictions.append(
+                    Prediction(example.image_id, boxes, result["scores"].numpy(), result["labels"].numpy())
+                )
+    return predictions
