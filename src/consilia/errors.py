@@ -57,6 +57,10 @@ class PolicyError(ConsiliaError):
     exit_code = 4
 
 
+class ArchiveError(PolicyError):
+    """The hospital's archive cannot hide a case: too few matched images, or images that differ from it visibly."""
+
+
 # A peer's misbehaviour
 
 

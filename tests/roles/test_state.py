@@ -12,9 +12,9 @@ from obstore.store import MemoryStore
 
 from consilia.crypto.envelope import open_envelope
 from consilia.crypto.keys import Identity
-from consilia.errors import StoreUnreachableError
+from consilia.errors import HomeError, StoreUnreachableError
 from consilia.roles.artifacts import publish_artifact
-from consilia.roles.state import SealedArtifact, State
+from consilia.roles.state import ConsultedImage, SealedArtifact, State
 from consilia.store.directory import DirectoryStore
 from consilia.store.objects import ObjectStore
 from consilia.store.verified import object_bytes
@@ -122,3 +122,23 @@ def test_an_upload_cut_off_before_its_end_goes_on_with_the_same_bytes(tmp_path: 
     assert len(first) == 10 and sent() == first
     assert object_bytes(CutOff(memory, False), artifact.root) == artifact.size
     assert State(tmp_path / "state.sqlite").draft("update/1/0").rho != rho
+
+
+def consulted(number, role="cover"):
+    return ConsultedImage(Digest.of(bytes([number])), f"patient-{number}", role)
+
+
+def test_an_image_is_in_one_query_ever(tmp_path):
+    state = State(tmp_path / "state.sqlite")
+    state.claim_images("first", [consulted(1), consulted(2, "audit"), consulted(3, "real")])
+    state.close()
+    state = State(tmp_path / "state.sqlite")
+    # in another role, and beside images that are still unused
+    with pytest.raises(HomeError, match="in another one"):
+        state.claim_images("second", [consulted(4), consulted(3)])
+    found = state.consulted()
+    assert {image.patient: (image.role, query) for image, query in found.values()} == {
+        "patient-1": ("cover", "first"),
+        "patient-2": ("audit", "first"),
+        "patient-3": ("real", "first"),
+    }  # nothing of the refused query was spent

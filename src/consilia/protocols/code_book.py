@@ -28,7 +28,7 @@ class Coding(_Frozen):
     meaning: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class Finding(_Frozen):
+class FindingCode(_Frozen):
     """One kind of finding."""
 
     code: Annotated[int, Field(ge=1, le=65535)]
@@ -54,12 +54,12 @@ KNOWN_FINDINGS: dict[str, tuple[str, str, Coding]] = {
 """Names and RadLex terms of what our data sets call findings; a consortium writes its own."""
 
 
-def described(categories: Iterable[str]) -> tuple[Finding, ...]:
+def described(categories: Iterable[str]) -> tuple[FindingCode, ...]:
     """Findings with codes 1..K for these categories, with the names and terms that are known here."""
     findings = []
     for code, category in enumerate(categories, start=1):
         en, zh, coding = KNOWN_FINDINGS.get(category, ("", "", None))
-        findings.append(Finding(code=code, category=category, en=en, zh=zh, coding=coding))
+        findings.append(FindingCode(code=code, category=category, en=en, zh=zh, coding=coding))
     return tuple(findings)
 
 
@@ -67,7 +67,7 @@ class CodeBook(_Frozen):
     """All findings that a model can report. Equal books have equal bytes and so equal digests."""
 
     format: Literal["consilia/code-book/v1"] = "consilia/code-book/v1"
-    findings: Annotated[tuple[Finding, ...], Field(min_length=1, max_length=255, strict=False)]
+    findings: Annotated[tuple[FindingCode, ...], Field(min_length=1, max_length=255, strict=False)]
 
     @model_validator(mode="after")
     def _unambiguous(self) -> CodeBook:
@@ -81,7 +81,7 @@ class CodeBook(_Frozen):
     @classmethod
     def of_categories(cls, categories: Iterable[str]) -> CodeBook:
         """The book of a task that names none: codes 1..K, no names, no terms; the same for ever."""
-        findings = (Finding(code=i, category=name) for i, name in enumerate(categories, start=1))
+        findings = (FindingCode(code=i, category=name) for i, name in enumerate(categories, start=1))
         return cls(findings=tuple(findings))
 
     def to_bytes(self) -> bytes:
@@ -94,14 +94,14 @@ class CodeBook(_Frozen):
         return Digest.of(self.to_bytes())
 
     @cached_property
-    def _by_code(self) -> dict[int, Finding]:
+    def _by_code(self) -> dict[int, FindingCode]:
         return {finding.code: finding for finding in self.findings}
 
     @cached_property
-    def _by_category(self) -> dict[str, Finding]:
+    def _by_category(self) -> dict[str, FindingCode]:
         return {finding.category: finding for finding in self.findings}
 
-    def finding(self, code: int) -> Finding:
+    def finding(self, code: int) -> FindingCode:
         """What a code stands for.
 
         Raises:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from consilia.errors import SpecError
-from consilia.protocols.code_book import CodeBook, Finding
+from consilia.protocols.code_book import CodeBook, FindingCode
 from consilia.values import Digest, canonical_json, parse_json
 
 MAX_SPEC_BYTES = 8192
@@ -63,7 +63,7 @@ class DataSpec(_Section):
 
     format: Literal["dicom", "image"] = "dicom"
     categories: Annotated[tuple[str, ...], Field(min_length=1, max_length=255, strict=False)]
-    """Finding classes, in the order of the labels 1..K."""
+    """FindingCode classes, in the order of the labels 1..K."""
     window_center_hu: float | None = None
     window_width_hu: Annotated[float | None, Field(gt=0)] = None
     minimum_images: Annotated[int, Field(ge=1)] = 1
@@ -172,7 +172,7 @@ class TaskSpec(_Section):
     model: ModelSpec = ModelSpec()
     training: TrainingSpec = TrainingSpec()
     terms: Terms = Terms()
-    findings: Annotated[tuple[Finding, ...] | None, Field(strict=False)] = None
+    findings: Annotated[tuple[FindingCode, ...] | None, Field(strict=False)] = None
     """The code book's entries, one a category; None: codes 1..K in the categories' order."""
 
     @model_validator(mode="after")
@@ -284,7 +284,7 @@ def _keys_at(location: tuple[int | str, ...]) -> set[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel]:
-    """The section that an annotation such as `tuple[Finding, ...] | None` is about."""
+    """The section that an annotation such as `tuple[FindingCode, ...] | None` is about."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(_model_in(inner) for inner in get_args(annotation) if inner not in (type(None), Ellipsis))

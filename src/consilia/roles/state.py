@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS task_keys (
 CREATE TABLE IF NOT EXISTS artifacts (
     name TEXT PRIMARY KEY, root BLOB NOT NULL, key_hash BLOB NOT NULL, size INTEGER NOT NULL,
     secret BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS consulted (
+    image BLOB PRIMARY KEY, patient TEXT NOT NULL, role TEXT NOT NULL, query TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS drafts (name TEXT PRIMARY KEY, rho BLOB NOT NULL, upload BLOB NOT NULL);
 """
 
@@ -33,6 +35,17 @@ class SealedArtifact:
     key_hash: Digest
     size: int
     secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ConsultedImage:
+    """An image that was in a diagnosis query: never again in another one, in whatever role."""
+
+    image: Digest
+    """SHA-256 of its canonical pixels, so that a renamed copy is known again."""
+    patient: str
+    role: str
+    """`real`, `audit` or `cover`."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,30 @@ class State:
                 "the state is in use, so what was erased may still be in its write-ahead log; stop the party's process "
                 "and erase again"
             )
+
+    def consulted(self) -> dict[Digest, tuple[ConsultedImage, str]]:
+        """All images that were ever in a query, each with its query."""
+        with self._lock:
+            rows = self._sql.execute("SELECT image, patient, role, query FROM consulted").fetchall()
+        return {
+            Digest(image): (ConsultedImage(Digest(image), patient, role), query)
+            for image, patient, role, query in rows
+        }
+
+    def claim_images(self, query: str, images: Sequence[ConsultedImage]) -> None:
+        """Spend images for a query, all or none: on disk when this returns, and so before anybody sees them.
+
+        Raises:
+            HomeError: one was in a query before, perhaps of another process a moment ago.
+        """
+        rows = [(bytes(item.image), item.patient, item.role, query) for item in images]
+        try:
+            with self._transaction() as sql:
+                sql.executemany("INSERT INTO consulted VALUES (?, ?, ?, ?)", rows)
+        except sqlite3.IntegrityError as error:
+            raise HomeError(
+                "an image of this query was in another one: what is used twice shows which one is real"
+            ) from error
 
     def draft(self, name: str) -> Draft:
         """What to seal an artifact with: kept from the first call until `forget_draft`."""
