@@ -48,6 +48,19 @@ class HomeError(InputError):
     """A home directory holds something else than what was asked for."""
 
 
+# A hospital's PACS
+
+
+class PacsError(ConsiliaError):
+    """The hospital's PACS refuses, or answers with something else than DICOM."""
+
+
+class PacsUnreachableError(PacsError):
+    """Nobody answers at the PACS's address."""
+
+    exit_code = 3
+
+
 # A policy said no
 
 

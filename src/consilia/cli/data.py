@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from consilia.cli import images
 from consilia.cli.output import Format, Output
 
 app = typer.Typer(help="Look after this party's own artifacts.", no_args_is_help=True)
@@ -93,3 +94,6 @@ def register(
     dataset = read_dataset(data or load(HospitalSettings, home).data.path)
     Output("data", output)("read", images=len(dataset), skipped=len(dataset.skipped))
     register_dataset(exchange, dataset, offering)
+
+
+app.command("import")(images.import_images)

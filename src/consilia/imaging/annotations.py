@@ -89,7 +89,7 @@ def parse_coco(path: Path) -> AnnotationSet:
     for what, values in (("id", [c.id for c in categories]), ("name", [c.name for c in categories])):
         if len(set(values)) < len(values):
             raise DatasetError(
-                f"expected every category {what} of {path.name} once, one is there twice: rename it"
+                f"expected every category {what} of the annotations once, one is there twice: rename it"
             )
     label_of = {category.id: label for label, category in enumerate(categories, start=1)}
     boxes, problems = _coco_boxes(coco, label_of)
@@ -110,11 +110,13 @@ def _load_coco(path: Path) -> _CocoFile:
         # Not json.loads: py-ecc lifts the interpreter's recursion limit, and deep nesting then crashes it.
         return _CocoFile.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DatasetError(f"expected to read {path.name}, the system refused: {error.strerror}") from error
+        raise DatasetError(
+            f"expected to read the annotations, the system refused: {error.strerror}"
+        ) from error
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         problem = f"`{where}` is missing or malformed" if where else "it is not JSON with these lists"
-        raise DatasetError(f"expected COCO in {path.name}, {problem}") from None
+        raise DatasetError(f"expected COCO in the annotations, {problem}") from None
 
 
 def _coco_boxes(coco: _CocoFile, label_of: dict[int, int]) -> tuple[dict[str, list[Box]], dict[str, str]]:
@@ -148,8 +150,8 @@ def _coco_image(
     except ValidationError as error:
         field = str(error.errors()[0]["loc"][0])
         name = str(raw.get("file_name", ""))[:1024] or "(an entry without a file name)"
-        return _annotated(name, [], problem=f"expected a usable `{field}` in the annotations, it is not")
-    return _annotated(
+        return annotated(name, [], problem=f"expected a usable `{field}` in the annotations, it is not")
+    return annotated(
         entry.file_name,
         boxes.get(str(entry.id), []),
         width=entry.width,
@@ -161,7 +163,8 @@ def _coco_image(
     )
 
 
-def _annotated(name: str, boxes: list[Box], **fields: Any) -> AnnotatedImage:
+def annotated(name: str, boxes: list[Box], **fields: Any) -> AnnotatedImage:
+    """One image with its boxes as arrays; `fields` are those of `AnnotatedImage`."""
     table = np.asarray(boxes, dtype=np.float64).reshape(-1, 5)
     return AnnotatedImage(name, table[:, 1:].astype(np.float32), table[:, 0].astype(np.int64), **fields)
 
@@ -178,15 +181,13 @@ def parse_voc(folder: Path) -> AnnotationSet:
     parsed = {file: _read_voc_file(file) for file in files}
     categories = tuple(sorted({name for entry in parsed.values() for name, _ in entry.objects}))
     if not categories:
-        raise DatasetError(
-            f"expected Pascal VOC in {folder.name}/Annotations, no object of {len(files)} files is usable"
-        )
+        raise DatasetError(f"expected Pascal VOC in Annotations/, no object of {len(files)} files is usable")
     label_of = {name: label for label, name in enumerate(categories, start=1)}
     split_of = _voc_splits(folder)
     return AnnotationSet(
         categories,
         tuple(
-            _annotated(
+            annotated(
                 entry.name,
                 [(label_of[name], *corners) for name, corners in entry.objects],
                 width=entry.width,

@@ -7,6 +7,8 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +21,18 @@ from consilia.imaging.acquisition import acquisition_of
 from consilia.imaging.cases import Acquisition
 
 if TYPE_CHECKING:
-    from pydicom.dataset import FileDataset
+    from pydicom.dataset import Dataset, FileDataset
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT_STORAGE = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+"""Enhanced CT, and its legacy converted form: many frames a file, with their places in functional groups."""
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 MAX_PIXELS = 4096 * 4096
 """Rows x Columns x frames beyond this are refused before decoding: the header alone can ask for terabytes."""
+MAX_FRAMES = 4096
+MAX_FILE_PIXELS = 2**28
+"""All frames of a file together: about a thousand of 512 x 512."""
 MAX_FILE_BYTES = 256 * 2**20
 
 AIR_HU = -1024.0
@@ -70,7 +77,7 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def _parser_errors() -> tuple[type[Exception], ...]:
+def parser_errors() -> tuple[type[Exception], ...]:
     """What pydicom and the decoders raise on hostile files.
 
     Their texts may quote the header, patient names included: they are never passed on, hence `from None`.
@@ -82,6 +89,17 @@ def _parser_errors() -> tuple[type[Exception], ...]:
     return (*python, *more, BytesLengthException, InvalidDicomError)
 
 
+@contextmanager
+def quiet_parser() -> Iterator[None]:
+    """Turn whatever pydicom and the decoders raise into an `UnusableImageError` that quotes nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote header values, names among them
+            yield
+    except parser_errors():
+        raise UnusableImageError("expected a DICOM file, this one cannot be parsed") from None
+
+
 def read_ct(path: Path) -> CtSlice:
     """Read one CT slice of any transfer syntax that pydicom and pylibjpeg decode.
 
@@ -89,29 +107,43 @@ def read_ct(path: Path) -> CtSlice:
         UnusableImageError: not a single-frame CT image with a usable rescale; the message is the reason and
             quotes nothing of the header but sizes.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote header values, names among them
-            header = _parse(path)
-            _check_kind(header)
-            _check_size(header)
-            slope, intercept = _rescale(header)
-            hu = _to_hu(_decode(header), slope, intercept, header)
-            return _slice(header, hu)
-    except _parser_errors():
-        raise UnusableImageError("expected a DICOM file, this one cannot be parsed") from None
+    with quiet_parser():
+        header = parse(path)
+        check_kind(header)
+        frames = check_size(header)
+        if frames != 1:
+            raise UnusableImageError(f"expected one frame a file, this one has {frames}: import it")
+        slope, intercept = rescale(header)
+        stored = decode(header, 0)
+        hu = _to_hu(stored, slope, intercept, header)
+        check_hu(hu)
+        return _slice(header, hu)
 
 
-def _parse(path: Path) -> FileDataset:
+def parse(path: Path) -> FileDataset:
+    """Parse a file that is a DICOM file and within the limits; in `quiet_parser` only.
+
+    Raises:
+        UnusableImageError: it is neither.
+    """
     from pydicom import dcmread
 
+    check_file(path)
+    return dcmread(path)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is no DICOM file or beyond the limits, before anything of it is parsed.
+
+    Raises:
+        UnusableImageError: it is one of these.
+    """
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # its log lines quote header values too
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UnusableImageError(f"expected at most {MAX_FILE_BYTES >> 20} MiB, the file is larger")
     if not is_dicom(path):
         raise UnusableImageError("expected a DICOM file, the mark DICM is missing")
     _check_deflated(path)
-    return dcmread(path)
 
 
 def _check_deflated(path: Path) -> None:
@@ -131,10 +163,16 @@ def _check_deflated(path: Path) -> None:
             )
 
 
-def _check_kind(header: FileDataset) -> None:
+def check_kind(header: FileDataset, *, enhanced: bool = False) -> None:
+    """Refuse what is no axial CT image; many frames are welcome where `enhanced`.
+
+    Raises:
+        UnusableImageError: it is none.
+    """
+    classes = (CT_IMAGE_STORAGE, *(ENHANCED_CT_STORAGE if enhanced else ()))
     if header.get("Modality") != "CT":
         raise UnusableImageError("expected modality CT (0008,0060), the file has another")
-    if header.get("SOPClassUID") != CT_IMAGE_STORAGE:
+    if header.get("SOPClassUID") not in classes:
         raise UnusableImageError("expected CT Image Storage (0008,0016), the file has another SOP class")
     if "LOCALIZER" in (header.get("ImageType") or ()):
         raise UnusableImageError("expected an axial slice, the file is a localizer (0008,0008)")
@@ -146,24 +184,37 @@ def _check_kind(header: FileDataset) -> None:
         raise UnusableImageError("expected one grey channel (0028,0004), the file has colours")
 
 
-def _check_size(header: FileDataset) -> None:
+def check_size(header: FileDataset) -> int:
+    """Check what header and compressed frames claim before anything is decoded; the number of frames.
+
+    Raises:
+        UnusableImageError: a claim is absurd, or there are colours.
+    """
     rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
     frames = _whole(header, "NumberOfFrames") if header.get("NumberOfFrames") is not None else 1
     _check_claim(rows, columns, frames)
-    if frames != 1:
-        raise UnusableImageError(f"expected one frame a file, this one has {frames}")
     if _whole(header, "SamplesPerPixel") != 1:
         raise UnusableImageError("expected one grey channel (0028,0002), the file has colours")
     if header.file_meta.TransferSyntaxUID.is_encapsulated:
-        claim = _codestream_size(header.PixelData)
-        if claim is not None:
-            _check_claim(*claim, 1)
+        for frame in _encoded_frames(header, frames):
+            claim = _codestream_size(frame)
+            if claim is not None:
+                _check_claim(*claim, 1)
+    return frames
+
+
+def _encoded_frames(header: FileDataset, frames: int) -> Iterator[bytes]:
+    from pydicom.encaps import generate_frames
+
+    yield header.PixelData  # whatever the item tags say, as far as a decoder may look
+    if frames > 1:
+        yield from generate_frames(header.PixelData, number_of_frames=frames)
 
 
 def _check_claim(rows: int, columns: int, frames: int) -> None:
     if rows < 1 or columns < 1 or frames < 1:
         raise UnusableImageError(f"expected an image, the header claims {rows} x {columns} x {frames} pixels")
-    if rows * columns * frames > MAX_PIXELS:
+    if rows * columns > MAX_PIXELS or frames > MAX_FRAMES or rows * columns * frames > MAX_FILE_PIXELS:
         raise UnusableImageError(
             f"expected at most {MAX_PIXELS} pixels, the file claims {rows} x {columns} x {frames}"
         )
@@ -196,8 +247,14 @@ def _codestream_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _rescale(header: FileDataset) -> tuple[float, float]:
-    """Slope and intercept (0028,1053), (0028,1052); without them the stored values mean nothing."""
+def rescale(header: Dataset) -> tuple[float, float]:
+    """Slope and intercept (0028,1053), (0028,1052); without them the stored values mean nothing.
+
+    Raises:
+        UnusableImageError: one is missing or no number, the slope is 0, or the unit is not HU (0028,1054).
+    """
+    if str(header.get("RescaleType") or "HU").strip().upper() != "HU":
+        raise UnusableImageError("expected a rescale to HU (0028,1054), the file has another unit")
     slope, intercept = _number(header.get("RescaleSlope")), _number(header.get("RescaleIntercept"))
     if slope is None or intercept is None or slope == 0.0:
         raise UnusableImageError(
@@ -214,10 +271,17 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _decode(header: FileDataset) -> NDArray[Any]:
+def decode(header: FileDataset, index: int) -> NDArray[Any]:
+    """The stored values of one frame, (rows, columns).
+
+    Raises:
+        UnusableImageError: they do not match the header, or cannot be decoded.
+    """
+    from pydicom.pixels.utils import pixel_array
+
     try:
-        stored = header.pixel_array
-    except _parser_errors():
+        stored = pixel_array(header, index=index)
+    except parser_errors():
         raise UnusableImageError(
             "expected pixel data that match the header, they are damaged, cut short or in an unknown encoding"
         ) from None
@@ -226,6 +290,19 @@ def _decode(header: FileDataset) -> NDArray[Any]:
             f"expected {header.Rows} x {header.Columns} pixels, the decoder gave {stored.shape}"
         )
     return np.asarray(stored)
+
+
+def check_hu(hu: NDArray[np.float32]) -> None:
+    """Refuse what cannot be Hounsfield units: a slice of a person holds air or water, and no 100 000 HU.
+
+    Raises:
+        UnusableImageError: the rescale in the header is wrong.
+    """
+    low, high = float(hu.min()), float(hu.max())
+    if low > 500.0 or high < -1100.0 or low < -40_000.0 or high > 100_000.0:
+        raise UnusableImageError(
+            f"expected Hounsfield units after the rescale (0028,1052-1053), got {low:.0f} to {high:.0f}"
+        )
 
 
 def _to_hu(stored: NDArray[Any], slope: float, intercept: float, header: FileDataset) -> NDArray[np.float32]:

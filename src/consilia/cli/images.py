@@ -1,0 +1,147 @@
+"""`consilia data import`: a hospital's images from a folder or a PACS, de-identified, into its data folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from consilia.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from consilia.imaging.importing import Importer
+    from consilia.roles.data_import import Wishes
+    from consilia.roles.pacs import Wanted
+    from consilia.roles.progress import Report
+
+HOME = typer.Option(..., help="The hospital's home, with its consilia.toml.")
+FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
+
+
+def import_images(
+    home: Path = HOME,
+    source: str = typer.Option(
+        "", "--from", help="A folder, a DICOMweb address (https://...), or AET@host:port of a PACS."
+    ),
+    listen: str = typer.Option(
+        "",
+        help="Our own AET@host:port: wait for C-STORE there; with --from a PACS, where it sends to (C-MOVE).",
+    ),
+    study: list[str] = typer.Option([], help="A StudyInstanceUID to ask the PACS for; may be repeated."),
+    dates: str = typer.Option("", help="Studies of these days: YYYYMMDD or YYYYMMDD-YYYYMMDD."),
+    annotations: Path | None = typer.Option(
+        None, exists=True, help="COCO, Pascal VOC, YOLO or masks; default: what lies in the folder."
+    ),
+    category: str = typer.Option(
+        "", help="The class of what DICOM SR and SEG mark; default: what their codes mean."
+    ),
+    complete: bool = typer.Option(
+        False, help="A slice without a box, in a series that has boxes, is free of lesions."
+    ),
+    idle_seconds: float = typer.Option(
+        60.0, min=0.1, help="With --listen alone: end when nothing came for so long."
+    ),
+    title: str = typer.Option("CONSILIA", help="Our AE title where we fetch by C-GET."),
+    token_file: Path | None = typer.Option(None, exists=True, help="A bearer token for DICOMweb."),
+    output: Format = FORMAT,
+) -> None:
+    """Import images, de-identified, from a folder, DICOMweb, or a PACS by C-STORE, C-MOVE or C-GET."""
+    from consilia.errors import InputError
+    from consilia.imaging.importing import Importer
+    from consilia.roles.data_import import Wishes, open_holdings, pseudonymiser
+    from consilia.settings import HospitalSettings, load
+
+    if not source and not listen:
+        raise InputError("expected --from or --listen: where the images come from")
+    settings, say = load(HospitalSettings, home), Output("import", output)
+    importer = Importer(open_holdings(settings.data.path), pseudonymiser(home), category)
+    wishes = Wishes(annotations, category, complete)
+    if source.startswith(("http://", "https://")):
+        _from_web(source, token_file, _wanted(study, dates), home, importer, say)
+    elif source and "@" in source and not Path(source).exists():
+        _from_pacs(source, listen, title, _wanted(study, dates), home, importer)
+    elif source:
+        _from_folder(Path(source), importer, wishes, say)
+        return
+    else:
+        _by_listening(listen, idle_seconds, home, importer, say)
+    from consilia.roles.data_import import finish
+
+    finish(importer, wishes, annotations)
+    _tell(importer, say)
+
+
+def _wanted(study: list[str], dates: str) -> Wanted:
+    from consilia.roles.pacs import Wanted
+
+    return Wanted(tuple(study), dates)
+
+
+def _from_folder(folder: Path, importer: Importer, wishes: Wishes, say: Report) -> None:
+    from consilia.errors import InputError
+    from consilia.roles.data_import import import_folder
+
+    if not folder.is_dir():
+        raise InputError("expected --from with a folder that is there, an http address, or AET@host:port")
+    import_folder(folder, importer, wishes, say)
+    _tell(importer, say)
+
+
+def _from_web(
+    url: str, token_file: Path | None, wanted: Wanted, home: Path, importer: Importer, say: Report
+) -> None:
+    from consilia.roles.data_import import progress
+    from consilia.roles.pacs import DicomWeb, fetch, spool
+
+    token = token_file.read_text().strip() if token_file is not None else ""
+    with spool(home) as folder:
+        for number, path in enumerate(
+            fetch(DicomWeb(url, token), wanted, importer.recognise, folder), start=1
+        ):
+            importer.take(path)
+            path.unlink()
+            progress(importer, number, say)
+
+
+def _from_pacs(pacs: str, listen: str, title: str, wanted: Wanted, home: Path, importer: Importer) -> None:
+    from consilia.roles.pacs import Entity, Listener, get, move, spool
+
+    remote = Entity.parse(pacs)
+    own = Entity.parse(listen) if listen else Entity(title, "127.0.0.1", 0)
+    with spool(home) as folder:
+        listener = Listener(own, folder, importer.take)
+        if listen:
+            with listener:
+                move(remote, own, wanted)
+        else:
+            get(remote, own.title, wanted, listener.handle)
+        listener.check()
+
+
+def _by_listening(listen: str, idle_seconds: float, home: Path, importer: Importer, say: Report) -> None:
+    from consilia.roles.pacs import Entity, Listener, spool
+
+    own = Entity.parse(listen)
+    with spool(home) as folder, Listener(own, folder, importer.take) as listener:
+        say("listening", title=own.title, host=own.host, port=own.port)
+        listener.wait(idle_seconds)
+
+
+def _tell(importer: Importer, say: Report) -> None:
+    summary = importer.summary
+    say("files", **dict(summary.files))
+    say("slices", **dict(summary.slices))
+    for reason, count in summary.refused.most_common():
+        say("refused", files=count, reason=reason)
+    for reason, count in summary.quarantined.most_common():
+        say("quarantined", slices=count, reason=reason)
+    for reason, count in summary.annotations_left_out.most_common():
+        say("annotation left out", count=count, reason=reason)
+    say(
+        "imported",
+        images=summary.slices["held"],
+        annotated_images=summary.annotated_images,
+        boxes=summary.boxes,
+        attributes_removed=sum(summary.removed_attributes.values()),
+    )

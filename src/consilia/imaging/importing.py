@@ -1,0 +1,266 @@
+"""Files come in one by one, from wherever; what can be used is de-identified and kept, boxes find their image.
+
+Original names and identifiers stay in this process's memory: what is written and reported has new names and counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from consilia.errors import UnusableImageError
+from consilia.imaging.annotation_objects import (
+    REPORTS,
+    SEGMENTATION,
+    ObjectBoxes,
+    by_image,
+    object_class,
+    read_object,
+)
+from consilia.imaging.annotations import AnnotatedImage, AnnotationSet, annotated, check_name
+from consilia.imaging.coco_file import CocoEntry
+from consilia.imaging.deidentification import Pseudonymiser
+from consilia.imaging.holdings import REPORT, Holdings, KeptSlice, Standing, write_whole
+from consilia.imaging.intake import Place, clean_slices, frame_name, identify
+from consilia.imaging.raster import read_raster
+
+RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+
+
+class Outcome(StrEnum):
+    """What became of one file."""
+
+    HELD = "imported"
+    KNOWN = "known"
+    QUARANTINED = "quarantined"
+    DISCARDED = "discarded"
+    ANNOTATION = "annotation"
+    REFUSED = "refused"
+
+
+@dataclass
+class ImportSummary:
+    """What an import did; numbers, names of attributes and reasons, nothing of anybody."""
+
+    files: Counter[str] = field(default_factory=Counter)
+    """By outcome."""
+    slices: Counter[str] = field(default_factory=Counter)
+    """Frames by where they are now."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Reason and number of files."""
+    quarantined: Counter[str] = field(default_factory=Counter)
+    annotated_images: int = 0
+    boxes: int = 0
+    annotations_left_out: Counter[str] = field(default_factory=Counter)
+    removed_attributes: Counter[str] = field(default_factory=Counter)
+
+    def to_bytes(self) -> bytes:
+        """As JSON, the most frequent first."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain = {
+            name: dict(value.most_common()) if isinstance(value, Counter) else value
+            for name, value in values.items()
+        }
+        return json.dumps(plain, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+class Importer:
+    """Takes files into a hospital's folder; called again with the same files it changes nothing."""
+
+    def __init__(self, holdings: Holdings, pseudonyms: Pseudonymiser, category: str = "") -> None:
+        self.holdings = holdings
+        self.summary = ImportSummary()
+        self._pseudonyms = pseudonyms
+        self._category = category
+        self._known: dict[str, KeptSlice | None] = {}
+        self._objects: list[ObjectBoxes] = []
+
+    def take(self, path: Path, name: str = "") -> Outcome:
+        """Take one DICOM file in.
+
+        Args:
+            name: what annotations may call it besides its SOPInstanceUID: a path below the source.
+        """
+        try:
+            kind = object_class(path)
+            if kind in REPORTS or kind == SEGMENTATION:
+                found = read_object(path, self._category)
+                self._objects.append(found)
+                self.summary.annotations_left_out.update(found.left_out)
+                outcome = Outcome.ANNOTATION
+            else:
+                outcome = self._take_image(path, name)
+        except UnusableImageError as error:
+            self.summary.refused[str(error)] += 1
+            outcome = Outcome.REFUSED
+        self.summary.files[outcome] += 1
+        return outcome
+
+    def recognise(self, series_uid: str, sop_instance_uid: str) -> bool:
+        """Whether an image of one frame, by its original names, is here and need not be fetched; count it if so."""
+        series, name = self._pseudonyms.uid(series_uid), self._pseudonyms.uid(sop_instance_uid)
+        found = self.holdings.find(series, name)
+        if found is None:
+            return False
+        self._remember(sop_instance_uid, KeptSlice(found.place, found.width, found.height))
+        self.summary.files[Outcome.KNOWN] += 1
+        self.summary.slices[self.holdings.standing(found.place)] += 1
+        return True
+
+    def _take_image(self, path: Path, name: str) -> Outcome:
+        source = identify(path, self._pseudonyms)
+        for index, place in enumerate(source.places):
+            known = KeptSlice(place, source.width, source.height)
+            self._remember(frame_name(source.sop_instance_uid, index, source.frames), known)
+            if name and source.frames == 1:
+                for alias in dict.fromkeys((name, PurePosixPath(name).name, PurePosixPath(name).stem)):
+                    self._remember(alias, known)
+        standings = [self.holdings.standing(place) for place in source.places]
+        if Standing.ABSENT not in standings:
+            self.summary.slices.update(standings)
+            only = set(standings)
+            return Outcome.DISCARDED if only == {Standing.DISCARDED} else Outcome.KNOWN
+        return self._clean(path, standings)
+
+    def _clean(self, path: Path, standings: list[Standing]) -> Outcome:
+        """De-identify all frames before the first is kept: a file is taken whole or refused."""
+        items = list(clean_slices(path, self._pseudonyms))
+        for item, before in zip(items, standings, strict=True):
+            after = self.holdings.add(item) if before is Standing.ABSENT else before
+            self.summary.slices[after] += 1
+            if after is Standing.QUARANTINED:
+                self.summary.quarantined.update(item.suspicion.reasons)
+            self.summary.removed_attributes += item.removed
+        waits = any(item.suspicion for item in items)
+        return Outcome.QUARANTINED if waits else Outcome.HELD
+
+    def _remember(self, name: str, known: KeptSlice) -> None:
+        """Under a name that two files share, nobody can be found."""
+        before = self._known.get(name, known)
+        self._known[name] = known if before == known else None
+
+    def size_of(self, name: str) -> tuple[int, int] | None:
+        """Width and height of a slice by a name that annotations may use."""
+        known = self._known.get(name)
+        return None if known is None else (known.width, known.height)
+
+    def annotate(self, given: AnnotationSet | None, pictures: Path | None, *, complete: bool) -> None:
+        """Write the boxes to the images that came by: of DICOM objects, and of the given annotations.
+
+        Args:
+            pictures: the folder where PNG or JPEG files lie that the annotations name.
+            complete: the annotations speak for every slice of a series that they touch.
+        """
+        objects = self._from_objects()
+        for source in (objects, given):
+            if source is None:
+                continue
+            entries = [
+                entry for image in source.images if (entry := self._entry(image, pictures)) is not None
+            ]
+            if complete:
+                entries += self._rest_of_series(entries)
+            self.holdings.annotate(source.categories, entries)
+            self.summary.annotated_images += len(entries)
+            self.summary.boxes += sum(len(entry.labels) for entry in entries)
+
+    def finish(self) -> ImportSummary:
+        """Write the report."""
+        write_whole(self.holdings.root / REPORT, self.summary.to_bytes())
+        return self.summary
+
+    def _from_objects(self) -> AnnotationSet | None:
+        names = sorted({name for item in self._objects for _, _, name, _ in item.boxes})
+        if not names:
+            return None
+        images = by_image(self._objects, tuple(names))
+        entries = []
+        for (uid, frame), boxes in images.items():
+            many = f"{uid}#{frame}"
+            entries.append(annotated(many if many in self._known else uid, boxes))
+        return AnnotationSet(tuple(names), tuple(entries))
+
+    def _entry(self, image: AnnotatedImage, pictures: Path | None) -> CocoEntry | None:
+        try:
+            if image.problem:
+                raise UnusableImageError(image.problem)
+            known = self._known.get(image.name) or self._known.get(PurePosixPath(image.name).name)
+            if known is not None:
+                return _entry(image, known, Holdings.name_of(known.place))
+            return self._picture(image, pictures)
+        except UnusableImageError as error:
+            self.summary.annotations_left_out[str(error)] += 1
+            return None
+
+    def _picture(self, image: AnnotatedImage, folder: Path | None) -> CocoEntry:
+        """A PNG or JPEG that the annotations name, kept as a PNG without metadata under a new name."""
+        from PIL import Image
+
+        path = _find_picture(image.name, folder)
+        if path is None:
+            raise UnusableImageError("expected the image that the annotations name, it was not imported")
+        pixels = read_raster(path)
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG")
+        digest = hashlib.sha256(out.getvalue()).hexdigest()
+        name = f"images/{self._pseudonyms.name('picture', digest)}.png"
+        if not (self.holdings.root / name).is_file():
+            write_whole(self.holdings.root / name, out.getvalue())
+        person = self._pseudonyms.patient(image.patient) if image.patient else ""
+        study = self._pseudonyms.uid(image.study) if image.study else ""
+        known = KeptSlice(Place(person, study, "", ""), pixels.shape[1], pixels.shape[0])
+        return _entry(image, known, name)
+
+    def _rest_of_series(self, entries: list[CocoEntry]) -> list[CocoEntry]:
+        named = {entry.name for entry in entries}
+        series = {name.rsplit("/", 1)[0] for name in named}
+        rest = {Holdings.name_of(known.place): known for known in self._known.values() if known is not None}
+        return [
+            _entry(annotated(name, []), known, name)
+            for name, known in sorted(rest.items())
+            if name not in named and name.rsplit("/", 1)[0] in series
+        ]
+
+
+def _entry(image: AnnotatedImage, known: KeptSlice, name: str) -> CocoEntry:
+    size = (known.width, known.height)
+    if (image.width or size[0], image.height or size[1]) != size:
+        raise UnusableImageError(
+            f"expected {image.width} x {image.height} pixels as annotated, the image has others"
+        )
+    limit = np.array([*size, *size], dtype=np.float32)
+    boxes = image.boxes_xyxy
+    if len(boxes) and ((boxes < -2.0) | (boxes > limit + 2.0)).any():
+        raise UnusableImageError("expected boxes inside the image, one lies outside")
+    place = known.place
+    return CocoEntry(
+        name,
+        *size,
+        place.patient,
+        place.study_uid,
+        np.clip(boxes, 0, limit),
+        image.labels,
+        image.official_split,
+    )
+
+
+def _find_picture(name: str, folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    relative = check_name(name)
+    candidates: Iterable[Path] = (folder / below / relative for below in ("", "images", "JPEGImages"))
+    for candidate in candidates:
+        if candidate.is_file() and candidate.suffix.lower() in RASTER_SUFFIXES:
+            return candidate
+        for suffix in RASTER_SUFFIXES if not candidate.suffix else ():
+            if candidate.with_suffix(suffix).is_file():
+                return candidate.with_suffix(suffix)
+    return None
