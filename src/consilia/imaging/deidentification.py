@@ -26,7 +26,14 @@ _REWRITTEN = (
 )
 _WRITTEN = frozenset(_REWRITTEN.split())
 """Not removed: written anew with another value, or the same by necessity."""
-_EMPTY = ("PatientBirthDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID")
+_EMPTY = (
+    "PatientBirthDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyID",
+    "PositionReferenceIndicator",
+)
 """Type 2 in every image (PS3.3 A.3): there, without a value."""
 
 

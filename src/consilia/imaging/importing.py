@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from consilia.errors import UnusableImageError
 from consilia.imaging.annotation_objects import (
@@ -46,6 +47,10 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
+class _Earlier(BaseModel):
+    removed_attributes: dict[str, int] = {}
+
+
 @dataclass
 class ImportSummary:
     """What an import did; numbers, names of attributes and reasons, nothing of anybody."""
@@ -61,6 +66,14 @@ class ImportSummary:
     boxes: int = 0
     annotations_left_out: Counter[str] = field(default_factory=Counter)
     removed_attributes: Counter[str] = field(default_factory=Counter)
+
+    def add_earlier(self, path: Path) -> None:
+        """Add what earlier imports removed, as their report says; a damaged report adds nothing."""
+        try:
+            earlier = _Earlier.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return
+        self.removed_attributes.update(earlier.removed_attributes)
 
     def to_bytes(self) -> bytes:
         """As JSON, the most frequent first."""
@@ -173,8 +186,10 @@ class Importer:
             self.summary.boxes += sum(len(entry.labels) for entry in entries)
 
     def finish(self) -> ImportSummary:
-        """Write the report."""
-        write_whole(self.holdings.root / REPORT, self.summary.to_bytes())
+        """Write the report; what was removed adds up over imports, the rest is of this one."""
+        path = self.holdings.root / REPORT
+        self.summary.add_earlier(path)
+        write_whole(path, self.summary.to_bytes())
         return self.summary
 
     def _from_objects(self) -> AnnotationSet | None:

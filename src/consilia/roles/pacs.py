@@ -186,7 +186,7 @@ def move(pacs: Entity, own: Entity, wanted: Wanted) -> None:
     """
 
     with _association(pacs, own.title, (_FIND, _MOVE)) as association:
-        for query in _series(association, _FIND, wanted):
+        for query in _series(association, wanted):
             for status, _ in association.send_c_move(query, own.title, _MOVE):
                 _check(status, "C-MOVE: does it know our AE title, host and port?")
 
@@ -202,7 +202,7 @@ def get(pacs: Entity, own_title: str, wanted: Wanted, handle: Callable[[Event], 
 
     handlers = [(evt.EVT_C_STORE, handle)]
     with _association(pacs, own_title, (_FIND, _GET), stored=True, handlers=handlers) as association:
-        for query in _series(association, _FIND, wanted):
+        for query in _series(association, wanted):
             for status, _ in association.send_c_get(query, _GET):
                 _check(status, "C-GET")
 
@@ -238,39 +238,42 @@ def _association(
         association.release()
 
 
-def _series(association: Any, model: Any, wanted: Wanted) -> Iterator[Any]:
+def _series(association: Any, wanted: Wanted) -> Iterator[Any]:
     """Queries, one a series of a kind that we read, each ready for C-MOVE or C-GET."""
-    from pydicom.dataset import Dataset
-
-    for study in _studies(association, model, wanted):
-        query = Dataset()
-        query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", study
-        query.SeriesInstanceUID = query.Modality = ""
-        for found in _find(association, model, query):
-            if found.get("Modality") in MODALITIES and found.get("SeriesInstanceUID"):
-                wish = Dataset()
-                wish.QueryRetrieveLevel, wish.StudyInstanceUID = "SERIES", study
-                wish.SeriesInstanceUID = found.SeriesInstanceUID
-                yield wish
+    found = (pair for study in _studies(association, wanted) for pair in _series_of(association, study))
+    for study, series in dict.fromkeys(found):  # a PACS lists a study twice that has two patients
+        yield _query("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series)
 
 
-def _studies(association: Any, model: Any, wanted: Wanted) -> list[str]:
-    from pydicom.dataset import Dataset
+def _series_of(association: Any, study: str) -> Iterator[tuple[str, str]]:
+    query = _query("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="")
+    for found in _find(association, query):
+        if found.get("Modality") in MODALITIES and found.get("SeriesInstanceUID"):
+            yield study, str(found.SeriesInstanceUID)
 
+
+def _studies(association: Any, wanted: Wanted) -> tuple[str, ...]:
     if wanted.studies:
-        return list(wanted.studies)
+        return wanted.studies
+    query = _query("STUDY", StudyDate=wanted.dates, StudyInstanceUID="")
+    return tuple(
+        str(found.StudyInstanceUID) for found in _find(association, query) if "StudyInstanceUID" in found
+    )
+
+
+def _query(level: str, **keys: str) -> Any:
+    from pydicom.dataset import Dataset
+
     query = Dataset()
-    query.QueryRetrieveLevel, query.StudyDate, query.StudyInstanceUID = "STUDY", wanted.dates, ""
-    return [
-        str(found.StudyInstanceUID)
-        for found in _find(association, model, query)
-        if "StudyInstanceUID" in found
-    ]
+    query.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(query, keyword, value)
+    return query
 
 
-def _find(association: Any, model: Any, query: Any) -> list[Any]:
+def _find(association: Any, query: Any) -> list[Any]:
     found = []
-    for status, identifier in association.send_c_find(query, model):
+    for status, identifier in association.send_c_find(query, _FIND):
         _check(status, "C-FIND")
         if identifier is not None:
             found.append(identifier)
@@ -313,7 +316,8 @@ def fetch(
     headers = {"Authorization": f"Bearer {server.token}"} if server.token else None
     with _web_errors():
         client = DICOMwebClient(server.url, headers=headers)
-        for study, series in _web_series(client, wanted):
+        client.set_http_retry_params(retry=True, max_attempts=3, wait_exponential_multiplier=200)
+        for study, series in dict.fromkeys(_web_series(client, wanted)):
             for item in client.search_for_instances(study, series):
                 uid = _value(item, "00080018")
                 if not known(series, uid):
