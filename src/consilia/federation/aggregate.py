@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from consilia.errors import UpdateRejectedError, WeightsError
-from consilia.federation.tensors import Float32Array, TensorFile, require_same_shapes, write_tensors
+from consilia.federation.tensors import (
+    Float32Array,
+    TensorFile,
+    require_same_shapes,
+    shared_shapes,
+    write_tensors,
+)
 from consilia.values import Address, Digest
 
 BLOCK_FLOATS = 1 << 15
@@ -84,8 +90,9 @@ def check_update(weights: Path, global_model: Path, max_norm: float) -> float:
     square = 0.0
     try:
         with TensorFile(weights) as update, TensorFile(global_model) as model:
-            require_same_shapes(update, model.shapes)
-            for name in model.tensors:
+            shared = shared_shapes(model)
+            require_same_shapes(update, shared)
+            for name in shared:
                 square += _squared_change(update, model, name)
     except WeightsError as error:
         raise UpdateRejectedError(f"not the weights of this task's model: {error}") from error

@@ -23,6 +23,9 @@ Float32Array = npt.NDArray[np.float32]
 MAX_HEADER_BYTES = 16 << 20
 """No honest header is longer; a length beyond it is an attack on our memory."""
 
+LOCAL_KEY = "consilia.local"
+"""Where a global model names the tensors that stay at the hospitals, as a JSON list in order; none without it."""
+
 _NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}", re.ASCII)
 
 
@@ -140,6 +143,35 @@ def require_same_shapes(file: TensorFile, expected: Mapping[str, tuple[int, ...]
     unknown = sorted(set(file.tensors) - set(expected))
     if unknown:
         raise WeightsError(f"{unknown[0]}: the task's model has no such tensor")
+
+
+def local_tensors(model: TensorFile) -> frozenset[str]:
+    """The tensors of a global model that no update holds and no rule averages.
+
+    Raises:
+        WeightsError: the model names others than its own, or not in the one form.
+    """
+    if LOCAL_KEY not in model.metadata:
+        return frozenset()
+    try:
+        names = parse_json(model.metadata[LOCAL_KEY].encode())
+    except ValueError as error:
+        raise WeightsError(f"{LOCAL_KEY}: expected names of tensors in JSON; {error}") from error
+    known = isinstance(names, list) and all(isinstance(name, str) and name in model.tensors for name in names)
+    if not known or model.metadata[LOCAL_KEY] != local_names(names) or len(names) == len(model.tensors):
+        raise WeightsError(f"{LOCAL_KEY}: expected some of the model's tensors, in order and each once")
+    return frozenset(names)
+
+
+def local_names(names: Iterable[str]) -> str:
+    """The value of `LOCAL_KEY` for these tensors."""
+    return json.dumps(sorted(set(names)), separators=(",", ":"))
+
+
+def shared_shapes(model: TensorFile) -> dict[str, tuple[int, ...]]:
+    """What an update of a global model must hold: its tensors but the local ones."""
+    local = local_tensors(model)
+    return {name: shape for name, shape in model.shapes.items() if name not in local}
 
 
 def _read_header(file: FileIO) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
