@@ -22,7 +22,7 @@ from eth_account import Account
 from consilia.cli.demo.layout import MemberKeys, founders_of
 from consilia.crypto.keys import Identity, ScryptCost, load_account, save_account, save_identity
 from consilia.errors import LedgerUnreachableError
-from consilia.federation.tensors import Float32Array, TensorFile, write_tensors
+from consilia.federation.tensors import LOCAL_KEY, Float32Array, TensorFile, local_names, write_tensors
 from consilia.ledger.deployment import contract_address, deploy
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.local import LocalNode
@@ -53,8 +53,8 @@ PATIENCE_SECONDS = 60.0
 
 
 def spec_toml(hospitals: int, **terms: object) -> str:
-    """A TaskSpec for the model of three tensors; `terms` and `rounds` may be set."""
-    rounds = terms.pop("rounds", 1)
+    """A TaskSpec for the model of three tensors; `terms`, `rounds` and lines of `training` may be set."""
+    rounds, training = terms.pop("rounds", 1), terms.pop("training", "")
     lines = {"quorum": 2, "max_hospitals": hospitals, "enrol_seconds": 600, "round_seconds": 600}
     lines |= {"grace_seconds": 300.0, "reward_wei": REWARD_WEI} | terms
     return f"""title = "three tensors"
@@ -68,13 +68,16 @@ image_size = 64
 [training]
 rounds = {rounds}
 local_epochs = 1.0
+{training}
 [terms]
 """ + "".join(f"{key} = {value}\n" for key, value in lines.items())
 
 
 def write_first_model(spec: TaskSpec, path: Path) -> None:
-    """w_0: every number is a half."""
-    write_tensors(path, SHAPES, ((name, np.full(shape, 0.5, np.float32)) for name, shape in SHAPES.items()))
+    """w_0: every number is a half; where the task keeps normalisation at home, that is the scale."""
+    tensors = ((name, np.full(shape, 0.5, np.float32)) for name, shape in SHAPES.items())
+    local = {LOCAL_KEY: local_names(["scale"])} if spec.training.local_norm else None
+    write_tensors(path, SHAPES, tensors, local)
 
 
 def read_weights(path: Path) -> dict[str, Float32Array]:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from consilia.errors import AuditError
-from consilia.federation.aggregate import WeightedUpdate, federated_average
+from consilia.federation.aggregate import WeightedUpdate
 from consilia.federation.contribution import shares_by_samples
+from consilia.federation.rules import AggregationRule, next_global_model
 from consilia.ledger.chain import Chain
 from consilia.ledger.rpc import Rpc
 from consilia.ledger.sender import Call, Sender
@@ -23,6 +24,17 @@ from tests.consortium import Consortium, Steps, newest
 
 def quiet(step: str, **facts: Any) -> None:
     """Report to nobody."""
+
+
+def one_byte_better(
+    rule: AggregationRule, updates: Sequence[WeightedUpdate], model: Path, out: Path, *, first: bool
+) -> Digest:
+    """The model that the rule asks for, with one byte of the server's own."""
+    next_global_model(rule, updates, model, out, first=first)
+    data = bytearray(out.read_bytes())
+    data[-1] ^= 1
+    out.write_bytes(data)
+    return file_digest(out)
 
 
 def test_a_finished_home_is_in_order(three: Consortium) -> None:
@@ -70,14 +82,7 @@ def test_a_server_that_publishes_another_average_is_found(
 ) -> None:
     """The server trains a little on its own behalf between averaging and sealing: nobody but an audit sees it."""
 
-    def average_better(updates: Sequence[WeightedUpdate], out: Path) -> Digest:
-        federated_average(updates, out)
-        data = bytearray(out.read_bytes())
-        data[-1] ^= 1
-        out.write_bytes(data)
-        return file_digest(out)
-
-    monkeypatch.setattr("consilia.roles.server.federated_average", average_better)
+    monkeypatch.setattr("consilia.roles.server.next_global_model", one_byte_better)
     three.start_server()
     three.finish()
     with pytest.raises(AuditError, match=r"task \d+, round 0: the model derived from the updates has digest"):

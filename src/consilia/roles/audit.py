@@ -10,7 +10,8 @@ from pathlib import Path
 
 from consilia.crypto.custody import Opener
 from consilia.errors import AuditError, StoreError, VerificationError
-from consilia.federation.aggregate import WeightedUpdate, federated_average
+from consilia.federation.aggregate import WeightedUpdate
+from consilia.federation.rules import moments_beside, next_global_model
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.embedded.genesis import Genesis
@@ -22,7 +23,7 @@ from consilia.roles.audit_money import check_escrow, check_shares
 from consilia.roles.audit_told import read_ledger, told_by_node
 from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
-from consilia.roles.rounds import read_metrics, require_registered
+from consilia.roles.rounds import read_metrics, require_registered, rule_of
 from consilia.roles.stores import open_store
 from consilia.roles.task_log import RoundLog, TaskLog, fold
 from consilia.settings import Network, ServerSettings
@@ -185,6 +186,7 @@ class Examiner:
         )
         self._server_key = task.recipients[task.published.server]
         self._identity = keys.identity
+        self._rule = rule_of(task.spec)
 
     def run(self, report: Report) -> dict[int, RoundReport]:
         """Derive the models of all closed rounds, and compare the server's own copies; the rounds' reports.
@@ -247,8 +249,10 @@ class Examiner:
             require_registered(opened, update)
             read_metrics(path, update)
             updates.append(WeightedUpdate(update.hospital, path, update.num_examples))
-        derived = self._work / "derived"
-        derived_digest = federated_average(updates, derived)
+        before, derived = (self._work / f"derived-{number}.safetensors" for number in (index, index + 1))
+        if index == 0 and not self._rule.is_plain_average:
+            self._open_initial(current, before)
+        derived_digest = next_global_model(self._rule, updates, before, derived, first=index == 0)
         context = self._contexts.model(index + 1)
         published = self._open(closed.model_root, self._model_recipients(), context, "model")
         for what, digest in (
@@ -257,8 +261,16 @@ class Examiner:
         ):
             if digest != closed.model_digest:
                 raise AuditError(f"{what} has digest {digest}, registered was {closed.model_digest}")
-        for path in (derived, published, *(update.weights for update in updates)):
-            path.unlink()
+        # the derived model and its moments, made from nothing but updates, are what the next round starts from
+        for path in (before, moments_beside(before), published, *(update.weights for update in updates)):
+            path.unlink(missing_ok=True)
+
+    def _open_initial(self, current: RoundLog, target: Path) -> None:
+        opened = current.opened
+        context = self._contexts.model(0)
+        self._open(opened.model_root, self._model_recipients(), context, target.name)
+        if file_digest(target) != opened.model_digest:
+            raise AuditError("the initial model in the store is not the one whose digest opened round 0")
 
     def _check_copies(self, models: Path) -> None:
         """The server keeps every global model in clear; its copies must be the registered ones."""

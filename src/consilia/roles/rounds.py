@@ -9,8 +9,10 @@ from typing import Any
 
 from consilia.crypto.envelope import Opened
 from consilia.errors import UpdateRejectedError
+from consilia.federation.rules import LEARNING_RATE, AggregationRule
 from consilia.federation.tensors import TensorFile
 from consilia.ledger.events import UpdateRegistered
+from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import (
     METRICS_KEY,
     LocalMetrics,
@@ -67,6 +69,18 @@ class Closing:
             name: Digest.from_hex(v) if isinstance(v, str) else v for name, v in raw.items()
         }
         return cls(included=(included[0], included[1]), **values)
+
+
+def rule_of(spec: TaskSpec) -> AggregationRule:
+    """The aggregation rule that a TaskSpec names; server and auditor both ask here."""
+    training = spec.training
+    rate = training.server_learning_rate
+    return AggregationRule(
+        training.aggregation,
+        LEARNING_RATE[training.aggregation] if rate is None else rate,
+        training.server_momentum,
+        training.local_norm,
+    )
 
 
 def require_registered(opened: Opened, registered: UpdateRegistered) -> None:

@@ -20,9 +20,10 @@ from consilia.errors import (
     UpdateRejectedError,
     VerificationError,
 )
-from consilia.federation.aggregate import WeightedUpdate, check_update, federated_average
+from consilia.federation.aggregate import WeightedUpdate, check_update
 from consilia.federation.contribution import shares_by_samples
-from consilia.federation.tensors import MAX_HEADER_BYTES, TensorFile
+from consilia.federation.rules import next_global_model
+from consilia.federation.tensors import MAX_HEADER_BYTES, TensorFile, local_tensors
 from consilia.ledger.events import UpdateRegistered
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import (
@@ -40,6 +41,7 @@ from consilia.roles.rounds import (
     read_metrics,
     report_round,
     require_registered,
+    rule_of,
     samples_included,
 )
 from consilia.roles.state import SealedArtifact
@@ -121,8 +123,12 @@ class Server(Party):
         if not first.exists():
             partial = first.with_suffix(".partial")
             initial_model(spec, partial)
-            with TensorFile(partial):
-                pass  # what no hospital could read is refused here
+            with TensorFile(partial) as file:  # what no hospital could read is refused here
+                if bool(local_tensors(file)) != spec.training.local_norm:
+                    raise SpecError(
+                        "training.local_norm: expected an initial model that names its local tensors where this is "
+                        "true, and none elsewhere; let the server write the initial model"
+                    )
             partial.replace(first)
         if spec.model.initial_digest not in ("", str(file_digest(first))):
             raise SpecError(
@@ -344,7 +350,8 @@ class Server(Party):
         updates = [
             WeightedUpdate(u.registered.hospital, u.weights, u.registered.num_examples) for u in usable
         ]
-        model_digest = federated_average(updates, self._model_path(task, round_index + 1))
+        before, after = (self._model_path(task, index) for index in (round_index, round_index + 1))
+        model_digest = next_global_model(rule_of(task.spec), updates, before, after, first=round_index == 0)
         account = report_round(task, round_index, examined)
         path = self.work_file(task.task_id, "report")
         path.write_bytes(account.to_bytes())
