@@ -33,6 +33,7 @@ from consilia.ledger.contracts import ContractAbi, contract_abi
 from consilia.ledger.embedded import transaction
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.local import LocalNode
+from consilia.ledger.embedded.node_key import NodeKey
 from consilia.ledger.events import UpdateRegistered
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import Rpc, quantity
@@ -88,7 +89,7 @@ class Town:
             gas_limit=MOST_GAS,
         )
         self.file = home / "chain.sqlite"
-        self.node = LocalNode(self.file, genesis, self.server.address)
+        self.node = LocalNode(self.file, genesis, NodeKey(bytes(self.server.key)))
         self.rpc = Rpc("embedded", self.node.provider())
         outbox = Outbox(home / "outbox.sqlite")
         with (

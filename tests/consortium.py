@@ -26,6 +26,7 @@ from consilia.federation.tensors import LOCAL_KEY, Float32Array, TensorFile, loc
 from consilia.ledger.deployment import contract_address, deploy
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.local import LocalNode
+from consilia.ledger.embedded.node_key import NodeKey
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.registry import Application, Kind
 from consilia.protocols.task_spec import TaskSpec, parse_toml
@@ -199,7 +200,8 @@ class Consortium:
         )
         self.genesis.save(home / "genesis.json")
         (home / "hospital-1" / "node").mkdir()
-        self.node = LocalNode(home / "hospital-1" / "node" / "chain.sqlite", self.genesis, self.addresses[0])
+        key = NodeKey(bytes(members[0].account.key))
+        self.node = LocalNode(home / "hospital-1" / "node" / "chain.sqlite", self.genesis, key)
         self.node.advance(-PAST_SECONDS)
         self.url = self.node.serve()
         outbox = Outbox(home / "server" / "outbox.sqlite")

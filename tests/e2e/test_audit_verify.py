@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from consilia.crypto.keys import load_account
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.chainfile import ChainFile
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.local import LocalNode
+from consilia.ledger.embedded.node_key import NodeKey
 from consilia.ledger.embedded.replay import open_readonly_provider
 from consilia.ledger.events import Claimed, Event
 from consilia.roles.task_log import TaskLog, fold
@@ -216,7 +218,9 @@ def test_a_rewritten_history_with_more_work_does_not_replace_the_others(
     genesis = Genesis.load(home / "genesis.json")
     for path in (home / "hospital-2" / "node").glob("chain.sqlite*"):
         path.unlink()
-    with LocalNode(chain_file(home, 2), genesis, genesis.miners[1]) as node:
+    keys = home / "hospital-2" / "keys"
+    account = load_account(keys / "account.json", (keys / "password").read_text().strip())
+    with LocalNode(chain_file(home, 2), genesis, NodeKey(bytes(account.key))) as node:
         node.mine(2 * height(finished_home))
     done = audit(home)
     assert done.returncode == 5 and "different histories from block 1 on" in done.stderr, done.stderr

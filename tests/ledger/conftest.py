@@ -211,6 +211,7 @@ def on_embedded(tmp_path: Path, accounts: list[LocalAccount]) -> Iterator[Consor
     """A consortium whose chain is the embedded engine, in this process."""
     from consilia.ledger.embedded.genesis import Genesis
     from consilia.ledger.embedded.local import LocalNode
+    from consilia.ledger.embedded.node_key import NodeKey
 
     genesis = Genesis(
         chain_id=2407,
@@ -218,7 +219,7 @@ def on_embedded(tmp_path: Path, accounts: list[LocalAccount]) -> Iterator[Consor
         miners=(accounts[2].address,),
         balances_wei={account.address: 100 * 10**18 for account in accounts},
     )
-    node = LocalNode(tmp_path / "chain", genesis, accounts[2].address)
+    node = LocalNode(tmp_path / "chain", genesis, NodeKey(bytes(accounts[2].key)))
     yield found("embedded", node.provider(), tmp_path, accounts[0], accounts[1:])
     node.close()
 

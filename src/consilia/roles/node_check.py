@@ -39,8 +39,10 @@ HEADER_FIELDS = {
     "excessBlobGas": True,
     "parentBeaconBlockRoot": False,
     "requestsHash": False,
+    "minerSignature": False,
 }
-"""A header's fields in their order, and whether each is a number; those after `nonce` came with later forks."""
+"""A header's fields in their order, and whether each is a number; those after `nonce` came with later forks, and the
+last one is the embedded chain's own."""
 
 KNOWN_TYPES = 3  # legacy, EIP-2930, EIP-1559: what Consilia sends
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 from eth_utils import keccak
 
 from consilia.ledger.embedded.block import Block, Header
-from consilia.ledger.embedded.chain import Chain, Draft
+from consilia.ledger.embedded.block_signature import sign_header
+from consilia.ledger.embedded.chain import Chain, Draft, Progress
 from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.node_key import Credentials, NodeKey
 from consilia.ledger.embedded.seal import seal_ceiling, seal_digest, search
 from consilia.ledger.embedded.transaction import Transaction, decode_transaction
 
@@ -58,7 +61,19 @@ def payment(index: int, nonce: int, **changes: Any) -> Transaction:
     return decode_transaction(sign(index, nonce, KEYS[(index + 1) % 4].address, **({"value": 1} | changes)))
 
 
-def seal(header: Header) -> Header:
+def sign_as(chain: Chain, header: Header, account: LocalAccount | None = None) -> Header:
+    """The header with a signature of `account`, else of the coinbase that it names, if that is anybody known here."""
+    known = {bytes.fromhex(key.address[2:]): key for key in (*KEYS, OUTSIDER)}
+    account = account or known.get(header.coinbase, OUTSIDER)
+    return sign_header(header, Credentials.of_account(NodeKey(bytes(account.key)), chain.rules.network))
+
+
+def seal(chain: Chain, header: Header) -> Header:
+    """The header with its miner's signature and honest work."""
+    return work(sign_as(chain, header))
+
+
+def work(header: Header) -> Header:
     """The header with honest work; a random start, so that equal headers give different blocks."""
     start = int.from_bytes(os.urandom(7), "big")
     nonce = search(header.mining_hash, seal_ceiling(header.difficulty), start, 1 << 50)
@@ -66,18 +81,24 @@ def seal(header: Header) -> Header:
     return replace(header, nonce=nonce, mix_hash=seal_digest(header.mining_hash, nonce))
 
 
-def sealed(draft: Draft, **changes: Any) -> Block:
-    """A draft as a sealed block, with some header fields changed before the seal."""
-    return Block(seal(replace(draft.block.header, **changes)), draft.block.transactions)
+def sealed(chain: Chain, draft: Draft, **changes: Any) -> Block:
+    """A draft as a signed and sealed block, with some header fields changed before."""
+    return Block(seal(chain, replace(draft.block.header, **changes)), draft.block.transactions)
 
 
 def extend(chain: Chain, transactions: Sequence[Transaction] = (), index: int = 0) -> Block:
     """Mine a block on the head of `chain` for hospital `index`."""
     draft = chain.draft(transactions, COINBASES[index])
     assert len(draft.block.transactions) == len(transactions)
-    kept = chain.append(draft, seal(draft.block.header).nonce)
+    kept = append(chain, draft)
     assert kept is not None
     return kept[0]
+
+
+def append(chain: Chain, draft: Draft) -> tuple[Block, Progress] | None:
+    """Sign, seal and keep a draft, as a miner does."""
+    header = seal(chain, draft.block.header)
+    return chain.append(replace(draft, block=replace(draft.block, header=header)), header.nonce)
 
 
 class Consortium:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from consilia.errors import ChainError
 from consilia.ledger.contracts import contract_abi
 from consilia.ledger.deployment import Founder, contract_address, sign_founder
+from consilia.ledger.embedded.block import Block
 from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.replay import replay
@@ -27,6 +29,8 @@ from tests.ledger.embedded.members import (
     genesis,
     sealed,
     sign,
+    sign_as,
+    work,
 )
 
 REGISTRY = contract_address(KEYS[0].address, 0)
@@ -54,7 +58,7 @@ def with_registry(*miners: int) -> Genesis:
 
 def foreign_block(chain: Chain, index: int) -> Any:
     """A block with honest work by hospital `index`, whether it may or not."""
-    return sealed(chain.draft((), COINBASES[index]))
+    return sealed(chain, chain.draft((), COINBASES[index]))
 
 
 @pytest.fixture
@@ -147,6 +151,20 @@ def test_a_suspended_hospitals_blocks_are_refused_from_the_next_block_on(town: C
     assert chain.import_block(early) is not None
     extend(chain, decided(Kind.LIFTING, 2, nonce=1, proposal=2))
     assert chain.import_block(foreign_block(chain, 2)) is not None
+
+
+def test_a_suspended_hospital_cannot_mine_in_anothers_name(town: Consortium) -> None:
+    """It has its node, its key, its work, and what the others signed for all to see; none of it makes a block."""
+    chain = town.chain("a")
+    extend(chain, [deployment(*(founder(index) for index in range(3)), founder(3, Role.SERVER))])
+    theirs = extend(chain, index=1).header.miner_signature
+    extend(chain, decided(Kind.SUSPENSION, 2, nonce=0, proposal=1))
+    head, draft = chain.head, chain.draft((), COINBASES[1])
+    own = sign_as(chain, draft.block.header, KEYS[2]).miner_signature
+    for forged in (own, theirs, theirs[:65] + own[65:]):
+        with pytest.raises(ChainError, match="expected the signature of"):
+            chain.import_block(Block(work(replace(draft.block.header, miner_signature=forged)), ()))
+    assert chain.head == head
 
 
 def test_a_newcomer_mines_from_the_block_after_its_admission(town: Consortium) -> None:

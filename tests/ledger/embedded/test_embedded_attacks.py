@@ -16,6 +16,7 @@ from eth_account.signers.local import LocalAccount
 
 from consilia.errors import LedgerUnreachableError, PeerRefusedError
 from consilia.ledger.embedded import chain as chain_module
+from consilia.ledger.embedded import rules as rules_module
 from consilia.ledger.embedded import server as server_module
 from consilia.ledger.embedded.block import Block, Header
 from consilia.ledger.embedded.chain import MAX_SIDE_DEPTH, Chain
@@ -27,7 +28,18 @@ from consilia.ledger.embedded.peer import MEDIA_TYPE, PEER_PATH, PeerConnection,
 from consilia.ledger.embedded.rules import MAX_FUTURE_MS, next_difficulty
 from consilia.ledger.embedded.standing import MESSAGE_BURST, SLIPS_PER_MINUTE
 from tests.ledger.embedded.hosted import Hosted
-from tests.ledger.embedded.members import COINBASES, KEYS, OUTSIDER, extend, genesis, payment, seal, sealed
+from tests.ledger.embedded.members import (
+    COINBASES,
+    KEYS,
+    OUTSIDER,
+    extend,
+    genesis,
+    payment,
+    seal,
+    sealed,
+    sign_as,
+    work,
+)
 from tests.ledger.embedded.network import connect, credentials, wait_for
 
 pytestmark = pytest.mark.network
@@ -79,7 +91,7 @@ def assert_others_are_served(node: Node) -> None:
     honest.ask(Kind.NEW_TRANSACTIONS, (transaction.raw,))
     assert node.pool.get(transaction.hash) is not None
     draft = node.chain.draft(node.pool.executable(), COINBASES[1])
-    block = sealed(draft)
+    block = sealed(node.chain, draft)
     announce(honest, block)
     assert node.chain.head.header == block.header
     assert node.chain.file.location(transaction.hash) is not None
@@ -157,34 +169,40 @@ def test_a_message_that_is_too_long_is_not_read(node: Node) -> None:
 # Forged blocks
 
 
-def unsealed(draft_header: Header) -> Header:
-    return replace(draft_header, nonce=os.urandom(8), mix_hash=os.urandom(32))
+def unsealed(forge: Chain, header: Header) -> Header:
+    return replace(sign_as(forge, header), nonce=os.urandom(8), mix_hash=os.urandom(32))
 
 
-def too_little_work(header: Header) -> Header:
-    return seal(replace(header, difficulty=1))
+def too_little_work(forge: Chain, header: Header) -> Header:
+    return seal(forge, replace(header, difficulty=1))
 
 
-def outsider(header: Header) -> Header:
-    return seal(replace(header, coinbase=bytes.fromhex(OUTSIDER.address[2:])))
+def outsider(forge: Chain, header: Header) -> Header:
+    return seal(forge, replace(header, coinbase=bytes.fromhex(OUTSIDER.address[2:])))
 
 
-def false_state(header: Header) -> Header:
-    return seal(replace(header, state_root=os.urandom(32)))
+def anothers_name(forge: Chain, header: Header) -> Header:
+    return work(sign_as(forge, replace(header, coinbase=COINBASES[1]), ATTACKER))
 
 
-def false_gas_limit(header: Header) -> Header:
-    return seal(replace(header, gas_limit=header.gas_limit * 2))
+def false_state(forge: Chain, header: Header) -> Header:
+    return seal(forge, replace(header, state_root=os.urandom(32)))
 
 
-@pytest.mark.parametrize("forgery", [unsealed, too_little_work, outsider, false_state, false_gas_limit])
+def false_gas_limit(forge: Chain, header: Header) -> Header:
+    return seal(forge, replace(header, gas_limit=header.gas_limit * 2))
+
+
+@pytest.mark.parametrize(
+    "forgery", [unsealed, too_little_work, outsider, anothers_name, false_state, false_gas_limit]
+)
 def test_a_forged_block_cuts_its_sender_off_and_leaves_nothing(
-    node: Node, attacker: PeerConnection, forge: Chain, forgery: Callable[[Header], Header]
+    node: Node, attacker: PeerConnection, forge: Chain, forgery: Callable[[Chain, Header], Header]
 ) -> None:
     draft = forge.draft([payment(0, 0)], COINBASES[2])
     before = stored(node)
     with pytest.raises(PeerRefusedError, match="CUT_OFF"):
-        announce(attacker, Block(forgery(draft.block.header), draft.block.transactions))
+        announce(attacker, Block(forgery(forge, draft.block.header), draft.block.transactions))
     assert is_cut_off(node)
     assert stored(node) == before
     assert_others_are_served(node)
@@ -195,15 +213,15 @@ def test_an_invalid_block_under_a_valid_one_is_found_when_it_would_count(
 ) -> None:
     """Side blocks wait unexecuted: an attacker hides a false state in one, and puts honest work on top."""
     extend(node.chain)
-    hidden = sealed(forge.draft([], COINBASES[2]), state_root=os.urandom(32))
+    hidden = sealed(forge, forge.draft([], COINBASES[2]), state_root=os.urandom(32))
     while not node.chain.head.header.hash < hidden.header.hash:  # the node's own block wins the tie
-        hidden = sealed(forge.draft([], COINBASES[2]), state_root=os.urandom(32))
+        hidden = sealed(forge, forge.draft([], COINBASES[2]), state_root=os.urandom(32))
     head, before = node.chain.head, stored(node)
     announce(attacker, hidden)
     assert node.chain.head == head
     child = replace(forge.next_header(hidden.header, COINBASES[2]), state_root=os.urandom(32))
     with pytest.raises(PeerRefusedError, match="CUT_OFF"):
-        announce(attacker, Block(seal(child), ()))
+        announce(attacker, Block(seal(forge, child), ()))
     assert node.chain.head == head
     assert stored(node) == before
     assert_others_are_served(node)
@@ -221,10 +239,10 @@ def test_blocks_from_the_future_are_forgiven_a_few_times(
     }
     for _ in range(SLIPS_PER_MINUTE):
         with pytest.raises(PeerRefusedError, match=r"LATER.*future"):
-            announce(attacker, sealed(draft, **changes))
+            announce(attacker, sealed(forge, draft, **changes))
     assert not is_cut_off(node)
     with pytest.raises(PeerRefusedError):
-        announce(attacker, sealed(draft, **changes))
+        announce(attacker, sealed(forge, draft, **changes))
     assert is_cut_off(node)
     assert node.chain.head.header.number == 0
     assert_others_are_served(node)
@@ -309,6 +327,23 @@ def test_a_peer_that_serves_false_blocks_on_true_headers_is_cut_off(
     victim = hosted.start(KEYS[0], peers=(liar.server.url,), mines=False)
     wait_for(lambda: is_cut_off(victim), "the liar to be cut off")
     assert victim.chain.head.header.number == 2  # what was true of it stays: a valid prefix
+
+
+def test_a_peer_that_serves_blocks_in_another_members_name_is_cut_off(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The liar's chain is the heavier one, and all its work is true; only the names on it are not its own."""
+    liar = hosted.start(ATTACKER, mines=False, name="liar")
+    with monkeypatch.context() as lenient:
+        lenient.setattr(rules_module, "check_signature", lambda header, network: None)
+        for _ in range(5):
+            draft = liar.chain.draft([], COINBASES[1])
+            header = work(sign_as(liar.chain, draft.block.header, ATTACKER))
+            assert liar.chain.append(replace(draft, block=Block(header, ())), header.nonce) is not None
+    victim = hosted.start(KEYS[0], peers=(liar.server.url,), mines=False)
+    wait_for(lambda: is_cut_off(victim), "the liar to be cut off")
+    assert stored(victim) == 1
+    assert_others_are_served(victim)
 
 
 # Floods

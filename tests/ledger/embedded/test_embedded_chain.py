@@ -20,6 +20,7 @@ from tests.ledger.embedded.members import (
     BALANCE_WEI,
     COINBASES,
     Consortium,
+    append,
     extend,
     genesis,
     payment,
@@ -54,9 +55,9 @@ def slow(tmp_path: Path) -> Iterator[Consortium]:
 def block_with_hash(chain: Chain, transactions: list[Transaction], wanted: Callable[[bytes], bool]) -> Block:
     """A block on the head, sealed again and again until its hash is as wanted; kept."""
     draft = chain.draft(transactions, COINBASES[1])
-    while not wanted((block := sealed(draft)).header.hash):
+    while not wanted((block := sealed(chain, draft)).header.hash):
         pass
-    chain.append(draft, block.header.nonce)
+    chain.append(replace(draft, block=block), block.header.nonce)
     return block
 
 
@@ -153,7 +154,7 @@ def test_an_own_block_on_an_old_head_is_dropped(consortium: Consortium) -> None:
     chain = consortium.chain("alice")
     draft = chain.draft([], COINBASES[0])
     extend(chain, index=1)
-    assert chain.append(draft, seal(draft.block.header).nonce) is None
+    assert append(chain, draft) is None
     assert chain.head.header.number == 1
 
 
@@ -172,7 +173,7 @@ def test_a_refused_block_leaves_nothing_in_the_file(consortium: Consortium) -> N
     alice, bob = consortium.chain("alice"), consortium.chain("bob")
     draft = alice.draft([payment(0, 0)], COINBASES[0])
     before = [list(bob.file.rows(table, "*", "1")) for table in ("blocks", "state", "canonical", "locations")]
-    forged = Block(seal(replace(draft.block.header, bloom=b"\1" * 256)), draft.block.transactions)
+    forged = Block(seal(alice, replace(draft.block.header, bloom=b"\1" * 256)), draft.block.transactions)
     with pytest.raises(Exception, match="bloom"):
         bob.import_block(forged)
     after = [list(bob.file.rows(table, "*", "1")) for table in ("blocks", "state", "canonical", "locations")]

@@ -119,7 +119,7 @@ def test_a_majority_cannot_forge(tmp_path: Path) -> None:
         {"coinbase": b"\1" * 20},
     ):
         with pytest.raises(ChainError):
-            honest.import_block(sealed(draft, **change), is_proven=True)
+            honest.import_block(sealed(secret, draft, **change), is_proven=True)
     assert honest.head.header.number == 0
     made.close()
 

@@ -18,7 +18,8 @@ from consilia.ledger.embedded.miner import BURIAL_BLOCKS, Miner
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.seal import seal_ceiling, seal_digest
 from consilia.ledger.embedded.search import SearchProcess
-from tests.ledger.embedded.members import COINBASES, Consortium, extend, payment
+from tests.ledger.embedded.members import KEYS, Consortium, extend, payment
+from tests.ledger.embedded.network import credentials
 
 PATIENCE_SECONDS = 60
 
@@ -98,7 +99,9 @@ class Watched:
         self.chain = consortium.chain(f"miner{index}")
         self.pool = Pool(self.chain)
         self.blocks: queue.Queue[Block] = queue.Queue()
-        self.miner = Miner(self.chain, self.pool, COINBASES[index], self.blocks.put)
+        self.miner = Miner(
+            self.chain, self.pool, credentials(KEYS[index], self.chain.genesis), self.blocks.put
+        )
         self.pool.on_new = self.miner.poke
 
 

@@ -26,7 +26,19 @@ from consilia.ledger.embedded.rules import check_outcome
 from consilia.ledger.embedded.transaction import decode_transaction
 from consilia.ledger.embedded.views import made_contract
 from tests.ledger.embedded.conftest import Contract
-from tests.ledger.embedded.members import BALANCE_WEI, COINBASES, KEYS, extend, genesis, payment, seal, sign
+from tests.ledger.embedded.members import (
+    BALANCE_WEI,
+    COINBASES,
+    KEYS,
+    OUTSIDER,
+    extend,
+    genesis,
+    payment,
+    seal,
+    sign,
+    sign_as,
+    work,
+)
 
 NOTE = keccak(b"note(uint256,bytes32)")[:4]
 
@@ -197,12 +209,24 @@ def test_a_false_state_root_with_an_honest_seal_is_found(tampered: Path, made: G
 
 
 def test_a_tip_by_an_outsider_or_without_work_is_found(tampered: Path, made: Genesis) -> None:
-    outsider = lambda chain, block: (  # noqa: E731
-        Block(replace(block.header, coinbase=b"\1" * 20), block.transactions),
-        encode_list(()),
-    )
+    def outsider(chain: Chain, block: Block) -> tuple[Block, bytes]:
+        header = replace(block.header, coinbase=bytes.fromhex(OUTSIDER.address[2:]))
+        return Block(header, block.transactions), encode_list(())
+
     forge(tampered, made, outsider)
     with pytest.raises(ChainError, match=r"block 5: .*not an admitted miner"):
+        replay(tampered, made)
+
+
+def test_a_block_in_another_members_name_is_found(tampered: Path, made: Genesis) -> None:
+    """The audit needs nobody's word for who mined: a tip signed by another key does not pass."""
+    chain = Chain(tampered, made)
+    stored = chain.block_by_number(5)
+    assert stored is not None
+    forged = work(sign_as(chain, replace(stored.block.header, coinbase=COINBASES[3]), KEYS[0]))
+    chain.close()
+    put_in_place_of_block_5(tampered, Block(forged, stored.block.transactions), encode_list(stored.receipts))
+    with pytest.raises(ChainError, match=rf"block 5: expected the signature of {KEYS[3].address.lower()}"):
         replay(tampered, made)
 
 
@@ -224,8 +248,12 @@ def forge(path: Path, made: Genesis, lie: Callable[[Chain, Block], tuple[Block, 
     stored = chain.block_by_number(5)
     assert stored is not None
     block, receipts = lie(chain, stored.block)
-    block = Block(seal(block.header), block.transactions)
+    block = Block(seal(chain, block.header), block.transactions)
     chain.close()
+    put_in_place_of_block_5(path, block, receipts)
+
+
+def put_in_place_of_block_5(path: Path, block: Block, receipts: bytes) -> None:
     alter(
         path,
         "UPDATE blocks SET hash=?, header=?, transactions=?, receipts=? WHERE number=5",

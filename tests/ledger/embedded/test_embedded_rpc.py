@@ -16,6 +16,7 @@ from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCErro
 from web3.middleware import SignAndSendRawMiddlewareBuilder
 
 from consilia.ledger.embedded.local import LocalNode
+from consilia.ledger.embedded.node_key import NodeKey
 from consilia.ledger.embedded.rpc import MAX_WAIT_SECONDS
 from tests.ledger.embedded.conftest import Contract
 from tests.ledger.embedded.members import COINBASES, KEYS, OUTSIDER, genesis, payment, sign
@@ -23,7 +24,9 @@ from tests.ledger.embedded.members import COINBASES, KEYS, OUTSIDER, genesis, pa
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[LocalNode]:
-    with LocalNode(tmp_path / "chain.sqlite", genesis(min_difficulty=1), KEYS[0].address) as local:
+    with LocalNode(
+        tmp_path / "chain.sqlite", genesis(min_difficulty=1), NodeKey(bytes(KEYS[0].key))
+    ) as local:
         yield local
 
 

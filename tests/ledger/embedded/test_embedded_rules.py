@@ -10,20 +10,31 @@ import pytest
 from consilia.errors import ChainError, UnknownParentError
 from consilia.ledger.embedded import chain as chain_module
 from consilia.ledger.embedded.block import MAX_BLOCK_BYTES, Block, Header, encode_list
+from consilia.ledger.embedded.block_signature import sign_header
 from consilia.ledger.embedded.chain import Chain, now_ms
 from consilia.ledger.embedded.genesis_block import genesis_block
+from consilia.ledger.embedded.node_key import Credentials, NodeKey, delegation_digest
 from consilia.ledger.embedded.rules import MAX_FUTURE_MS, next_base_fee, next_difficulty
 from consilia.ledger.embedded.seal import seal_digest
 from tests.ledger.embedded.members import (
     COINBASES,
+    KEYS,
     OUTSIDER,
     Consortium,
+    append,
     extend,
     genesis,
     payment,
     seal,
     sealed,
+    sign_as,
+    work,
 )
+
+
+def copy_blocks(source: Chain, target: Chain) -> None:
+    for block in source.blocks_after(target.locator(), 1000, 1 << 30):
+        target.import_block(block)
 
 
 @pytest.fixture
@@ -75,7 +86,7 @@ def test_an_honest_block_is_taken_by_everybody(alice: Chain, bob: Chain) -> None
 def test_a_header_with_one_false_field_is_refused(
     alice: Chain, bob: Chain, change: dict[str, Any], message: str
 ) -> None:
-    forged = sealed(alice.draft([payment(0, 0), payment(1, 0)], COINBASES[0]), **change)
+    forged = sealed(alice, alice.draft([payment(0, 0), payment(1, 0)], COINBASES[0]), **change)
     with pytest.raises(ChainError, match=f"block {forged.header.number}: .*{message}"):
         bob.import_block(forged)
     assert bob.head.header.number == 0
@@ -87,10 +98,10 @@ def test_nothing_executes_before_the_header_is_checked(
     draft = alice.draft([payment(0, 0)], COINBASES[0])
     forgeries = [
         Block(replace(draft.block.header, mix_hash=bytes(32)), draft.block.transactions),
-        sealed(draft, difficulty=1),
-        sealed(draft, coinbase=bytes(20)),
-        sealed(draft, base_fee_wei=9),
-        sealed(draft, **at_time(draft.block.header, now_ms() + 10 * MAX_FUTURE_MS, alice)),
+        sealed(alice, draft, difficulty=1),
+        sealed(alice, draft, coinbase=bytes(20)),
+        sealed(alice, draft, base_fee_wei=9),
+        sealed(alice, draft, **at_time(draft.block.header, now_ms() + 10 * MAX_FUTURE_MS, alice)),
     ]
     executed: list[object] = []
     monkeypatch.setattr(chain_module, "Execution", lambda *arguments: executed.append(arguments))
@@ -115,7 +126,7 @@ def test_no_work_low_work_and_stolen_work_are_refused(alice: Chain, bob: Chain) 
     )
     with pytest.raises(ChainError, match="less work than its difficulty"):
         bob.import_block(Block(weak, ()))
-    stolen = replace(seal(header), coinbase=COINBASES[1])
+    stolen = replace(seal(alice, header), coinbase=COINBASES[1])
     with pytest.raises(ChainError, match="not made for this header"):
         bob.import_block(Block(stolen, ()))
 
@@ -125,12 +136,12 @@ def test_time_rises_by_milliseconds_and_seconds_may_repeat(consortium: Consortiu
     clock = Consortium(consortium.folder, consortium.genesis, lambda: next(times, 1_900_000_001_000))
     ahead = clock.chain("ahead")
     draft = ahead.draft([], COINBASES[0])
-    first = ahead.append(draft, seal(draft.block.header).nonce)
+    first = append(ahead, draft)
     assert first is not None
     second = extend(ahead)
     assert second.header.timestamp - first[0].header.timestamp in (0, 1)
     same_second = sealed(
-        ahead.draft([], COINBASES[0]), **at_time(second.header, second.header.time_ms + 1, ahead)
+        ahead, ahead.draft([], COINBASES[0]), **at_time(second.header, second.header.time_ms + 1, ahead)
     )
     assert same_second.header.timestamp == second.header.timestamp
     assert ahead.import_block(same_second) is not None
@@ -142,17 +153,17 @@ def test_a_time_that_does_not_rise_is_refused(alice: Chain, bob: Chain, step_ms:
     first = extend(alice)
     bob.import_block(first)
     draft = alice.draft([], COINBASES[1])
-    late = sealed(draft, **at_time(draft.block.header, first.header.time_ms + step_ms, alice))
+    late = sealed(alice, draft, **at_time(draft.block.header, first.header.time_ms + step_ms, alice))
     with pytest.raises(ChainError, match="time after its parent"):
         bob.import_block(late)
 
 
 def test_the_future_is_refused_beyond_a_few_seconds(alice: Chain, bob: Chain) -> None:
     draft = alice.draft([], COINBASES[1])
-    far = sealed(draft, **at_time(draft.block.header, now_ms() + 2 * MAX_FUTURE_MS, alice))
+    far = sealed(alice, draft, **at_time(draft.block.header, now_ms() + 2 * MAX_FUTURE_MS, alice))
     with pytest.raises(ChainError, match="from the future"):
         bob.import_block(far)
-    near = sealed(draft, **at_time(draft.block.header, now_ms() + MAX_FUTURE_MS // 2, alice))
+    near = sealed(alice, draft, **at_time(draft.block.header, now_ms() + MAX_FUTURE_MS // 2, alice))
     assert bob.import_block(near) is not None
 
 
@@ -160,11 +171,40 @@ def test_the_future_is_refused_beyond_a_few_seconds(alice: Chain, bob: Chain) ->
 def test_extra_data_holds_eight_bytes_of_time_and_nothing_else(
     alice: Chain, bob: Chain, extra_data: bytes
 ) -> None:
-    forged = sealed(alice.draft([], COINBASES[0]), extra_data=extra_data)
+    forged = sealed(alice, alice.draft([], COINBASES[0]), extra_data=extra_data)
     with pytest.raises(ChainError, match="extra data"):
         bob.import_block(forged)
     with pytest.raises(ChainError, match="extra_data"):
         Block.decode(forged.encoded)
+
+
+def test_nobody_mines_in_another_members_name(alice: Chain, bob: Chain) -> None:
+    """All the work of an admitted miner does not make another one's signature."""
+    extend(alice, index=1)
+    copy_blocks(alice, bob)
+    theirs = alice.head.header.miner_signature  # on the chain for everybody to copy
+    draft = alice.draft([payment(0, 0)], COINBASES[1])
+    header = draft.block.header
+    own = sign_as(alice, header, KEYS[0]).miner_signature
+    for forged in (header.miner_signature, theirs, own, theirs[:65] + own[65:], own[:65] + theirs[65:]):
+        block = Block(work(replace(header, miner_signature=forged)), draft.block.transactions)
+        with pytest.raises(ChainError, match=r"signature"):
+            bob.import_block(block)
+    moved = replace(sign_as(alice, header), gas_used=1)  # signed, and then changed
+    with pytest.raises(ChainError, match="signature of"):
+        bob.import_block(Block(work(moved), draft.block.transactions))
+    assert bob.import_block(sealed(alice, draft)) is not None
+
+
+def test_a_delegation_for_another_network_signs_no_block(alice: Chain, bob: Chain) -> None:
+    header = alice.draft([], COINBASES[1]).block.header
+    elsewhere = Credentials(NodeKey.generate(), b"")
+    delegation = NodeKey(bytes(KEYS[1].key)).sign(delegation_digest(bytes(32), elsewhere.key.address))
+    with pytest.raises(ChainError, match="signature of"):
+        bob.import_block(Block(work(sign_header(header, replace(elsewhere, delegation=delegation))), ()))
+    delegation = NodeKey(bytes(KEYS[1].key)).sign(delegation_digest(bob.rules.network, elsewhere.key.address))
+    kept = bob.import_block(Block(work(sign_header(header, replace(elsewhere, delegation=delegation))), ()))
+    assert kept is not None  # the same key, delegated for this network
 
 
 def test_a_block_without_known_parent_asks_for_it(alice: Chain, bob: Chain) -> None:
@@ -181,7 +221,7 @@ def test_a_block_with_a_transaction_that_may_not_run_is_refused(alice: Chain, bo
         (payment(1, 0, chainId=1), "wrong chain id"),
         (payment(1, 0, value=10**30), "insufficient funds"),
     ):
-        forged = Block(seal(draft.block.header), (draft.block.transactions[0], bad.raw))
+        forged = Block(seal(alice, draft.block.header), (draft.block.transactions[0], bad.raw))
         with pytest.raises(ChainError, match=f"transaction 1: .*{message}"):
             bob.import_block(forged)
 

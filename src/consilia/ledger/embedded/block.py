@@ -16,8 +16,9 @@ MAX_TRANSACTIONS_PER_BLOCK = 1000
 EMPTY_UNCLES_HASH = keccak(b"\xc0")
 EMPTY_TRIE_ROOT = keccak(b"\x80")
 BLOOM_BYTES = 256
+MINER_SIGNATURE_BYTES = 130  # the account's delegation to its node's key, and that key's signature
 
-# London's order; mix_hash and nonce are the seal and stay out of the mining hash.
+# London's order, and the miner's signature. mix_hash and nonce are the seal and stay out of the mining hash.
 _FIELD_BYTES: dict[str, int | None] = {  # the exact length of byte strings; None for whole numbers
     "parent_hash": 32,
     "uncles_hash": 32,
@@ -35,13 +36,17 @@ _FIELD_BYTES: dict[str, int | None] = {  # the exact length of byte strings; Non
     "mix_hash": 32,
     "nonce": 8,
     "base_fee_wei": None,
+    "miner_signature": MINER_SIGNATURE_BYTES,
 }
 _SEAL_FIELDS = ("mix_hash", "nonce")
 
 
 @dataclass(frozen=True)
 class Header:
-    """A London header. `extra_data` is the block time in Unix milliseconds, 8 bytes big-endian."""
+    """A London header and its miner's signature (block_signature.py).
+
+    `extra_data` is the block time in Unix milliseconds, 8 bytes big-endian.
+    """
 
     parent_hash: bytes
     uncles_hash: bytes
@@ -59,9 +64,10 @@ class Header:
     mix_hash: bytes
     nonce: bytes
     base_fee_wei: int
+    miner_signature: bytes
 
     def items(self) -> list[bytes]:
-        """The fields as byte strings, in London's order."""
+        """The fields as byte strings, in their order."""
         values = (getattr(self, name) for name in _FIELD_BYTES)
         return [_number_bytes(value) if isinstance(value, int) else value for value in values]
 
@@ -78,8 +84,16 @@ class Header:
     @cached_property
     def mining_hash(self) -> bytes:
         """The hash that the seal works over: every field but the seal itself."""
-        seal_at = [list(_FIELD_BYTES).index(name) for name in _SEAL_FIELDS]
-        return keccak(rlp.encode([item for at, item in enumerate(self.items()) if at not in seal_at]))
+        return self._hash_without(_SEAL_FIELDS)
+
+    @cached_property
+    def signing_hash(self) -> bytes:
+        """The hash that the miner signs: every field but the seal and the signature."""
+        return self._hash_without((*_SEAL_FIELDS, "miner_signature"))
+
+    def _hash_without(self, names: tuple[str, ...]) -> bytes:
+        items = zip(_FIELD_BYTES, self.items(), strict=True)
+        return keccak(rlp.encode([item for name, item in items if name not in names]))
 
     @property
     def time_ms(self) -> int:

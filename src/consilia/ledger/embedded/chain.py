@@ -28,13 +28,16 @@ from consilia.ledger.embedded.block import (
     EMPTY_UNCLES_HASH,
     MAX_BLOCK_BYTES,
     MAX_TRANSACTIONS_PER_BLOCK,
+    MINER_SIGNATURE_BYTES,
     Block,
     Header,
 )
+from consilia.ledger.embedded.block_signature import sign_header
 from consilia.ledger.embedded.chainfile import ChainFile, Extension, StoredBlock
 from consilia.ledger.embedded.evm import Execution, Outcome, state_at
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.genesis_block import genesis_block
+from consilia.ledger.embedded.node_key import Credentials
 from consilia.ledger.embedded.rules import (
     HeaderRules,
     check_outcome,
@@ -72,11 +75,16 @@ class Head:
 
 @dataclass(frozen=True)
 class Draft:
-    """An executed block without its seal, and the transactions that can never run."""
+    """An executed block without signature and seal, and the transactions that can never run."""
 
     block: Block
     outcome: Outcome
     refused: tuple[Transaction, ...]
+
+    def signed(self, credentials: Credentials) -> Draft:
+        """The same in the name of its miner: what the search for a seal works on."""
+        header = sign_header(self.block.header, credentials)
+        return replace(self, block=replace(self.block, header=header))
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,7 @@ class Chain:
             mix_hash=bytes(32),
             nonce=bytes(8),
             base_fee_wei=next_base_fee(parent),
+            miner_signature=bytes(MINER_SIGNATURE_BYTES),
         )
 
     def wait_for_block(self, after_number: int, timeout_seconds: float) -> int:
@@ -259,7 +268,7 @@ class Chain:
         return outcome
 
     def draft(self, transactions: Sequence[Transaction], coinbase: bytes) -> Draft:
-        """An unsealed block on the head with those of the transactions that are valid there, in order."""
+        """A block on the head with those of the transactions that are valid there, neither signed nor sealed."""
         parent = self.head.header
         frame = self.next_header(parent, coinbase)
         execution = Execution(
@@ -291,7 +300,7 @@ class Chain:
         return Draft(Block(header, tuple(taken)), outcome, tuple(refused))
 
     def append(self, draft: Draft, nonce: bytes) -> tuple[Block, Progress] | None:
-        """Seal a draft and keep it without executing it again; None if the head has moved on meanwhile."""
+        """Seal a signed draft and keep it without executing it again; None if the head has moved on meanwhile."""
         unsealed = draft.block.header
         header = replace(unsealed, nonce=nonce, mix_hash=seal_digest(unsealed.mining_hash, nonce))
         block = Block(header, draft.block.transactions)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from consilia.ledger.embedded.block import BLOOM_BYTES, EMPTY_TRIE_ROOT, EMPTY_UNCLES_HASH, Block, Header
+from consilia.ledger.embedded.block import (
+    BLOOM_BYTES,
+    EMPTY_TRIE_ROOT,
+    EMPTY_UNCLES_HASH,
+    MINER_SIGNATURE_BYTES,
+    Block,
+    Header,
+)
 from consilia.ledger.embedded.evm import genesis_state
 from consilia.ledger.embedded.genesis import Genesis
 
@@ -27,5 +34,6 @@ def genesis_block(genesis: Genesis) -> tuple[Block, dict[bytes, bytes]]:
         mix_hash=genesis.digest(),  # binds every constant, the first miners and the registry into the chain's identity
         nonce=bytes(8),
         base_fee_wei=genesis.base_fee_wei,
+        miner_signature=bytes(MINER_SIGNATURE_BYTES),  # nobody mined it
     )
     return Block(header, ()), nodes

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from consilia.ledger.embedded.chain import Chain, now_ms
 from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.node_key import Credentials, NodeKey
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.rpc import ChainMethods, Method
 from consilia.ledger.embedded.seal import seal_ceiling, search
 from consilia.ledger.embedded.server import RpcServer
-from consilia.values import Address, Json
+from consilia.values import Json
 
 if TYPE_CHECKING:
     from consilia.ledger.embedded.provider import MethodsProvider
@@ -24,11 +25,12 @@ class LocalNode:
     Use a genesis with `min_difficulty=1` where the work does not matter. A context manager.
     """
 
-    def __init__(self, path: Path, genesis: Genesis, coinbase: Address) -> None:
-        """Open or make the chain file at `path`; `coinbase` must be admitted to mine."""
+    def __init__(self, path: Path, genesis: Genesis, account: NodeKey) -> None:
+        """Open or make the chain file at `path`; `account` is the key of one that is admitted to mine."""
         self._skew_ms = 0
         self._mining = threading.Lock()
-        self._coinbase = bytes.fromhex(coinbase[2:])
+        self._coinbase = account.address
+        self._credentials = Credentials.of_account(account, genesis.digest())
         self.chain = Chain(path, genesis, clock_ms=lambda: now_ms() + self._skew_ms)
         self.pool = Pool(self.chain)
         self._server: RpcServer | None = None
@@ -69,7 +71,7 @@ class LocalNode:
         """Mine blocks, the first with all transactions that wait."""
         for _ in range(count):
             with self._mining:
-                draft = self.chain.draft(self.pool.executable(), self._coinbase)
+                draft = self.chain.draft(self.pool.executable(), self._coinbase).signed(self._credentials)
                 header = draft.block.header
                 nonce = search(header.mining_hash, seal_ceiling(header.difficulty), 0, 1 << 62)
                 if nonce is not None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from consilia.errors import ChainError, NodeStorageError
 from consilia.ledger.embedded.block import Block, Header
 from consilia.ledger.embedded.chain import Chain, Draft
+from consilia.ledger.embedded.node_key import Credentials
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.search import SearchProcess
 
@@ -47,10 +48,14 @@ class _Reason:
 class Miner:
     """Watches chain and pool in a thread of its own, and hands each block that it seals to `on_mined`."""
 
-    def __init__(self, chain: Chain, pool: Pool, coinbase: bytes, on_mined: Callable[[Block], None]) -> None:
+    def __init__(
+        self, chain: Chain, pool: Pool, credentials: Credentials, on_mined: Callable[[Block], None]
+    ) -> None:
+        """Mine in the name of the account that `credentials` speak for."""
         self._chain = chain
         self._pool = pool
-        self._coinbase = coinbase
+        self._credentials = credentials
+        self._coinbase = credentials.account(chain.rules.network)
         self._on_mined = on_mined
         self._wake = threading.Condition()
         self._news = 0
@@ -143,7 +148,7 @@ class Miner:
         return False
 
     def _mine_one(self) -> None:
-        draft = self._chain.draft(self._pool.executable(), self._coinbase)
+        draft = self._chain.draft(self._pool.executable(), self._coinbase).signed(self._credentials)
         self._pool.drop(draft.refused)
         header = draft.block.header
         self._found = None

@@ -57,7 +57,7 @@ class Node:
         self.gossip = Gossip(self.chain, self.pool, self.take_block, own_url, settings.peers, speaks_as)
         for server in self._servers():
             server.receive_with(self.gossip.reception.receive)
-        self.miner = None if credentials is None else self._make_miner(coinbase)
+        self.miner = None if credentials is None else self._make_miner(coinbase, credentials)
         self._imported = 0
         self._reorgs = 0
         methods = ChainMethods(self.chain, self.pool).table()
@@ -120,8 +120,8 @@ class Node:
             "searchPid": self.miner.search_pid if self.miner else None,
         }
 
-    def _make_miner(self, coinbase: bytes) -> Miner:
-        miner = Miner(self.chain, self.pool, coinbase, self.gossip.tell_block)
+    def _make_miner(self, coinbase: bytes, credentials: Credentials) -> Miner:
+        miner = Miner(self.chain, self.pool, credentials, self.gossip.tell_block)
         self.pool.on_new = miner.poke
         if not miner.admitted:
             _LOG.warning(

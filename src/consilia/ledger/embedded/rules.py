@@ -1,16 +1,18 @@
 """The rules of a header, all of which are checked before anything executes, and of what execution must give.
 
 A rule looks at a header and its parent only, so that a peer can make this node do nothing but hash and
-compare until it has shown work by an admitted miner on a known parent.
+compare until it has shown work, signed by an admitted miner, on a known parent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from consilia.errors import ChainError, UntimelyBlockError
 from consilia.ledger.embedded.block import EMPTY_UNCLES_HASH, Header
+from consilia.ledger.embedded.block_signature import check_signature
 from consilia.ledger.embedded.evm import Outcome
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.seal import seal_digest
@@ -57,8 +59,13 @@ class HeaderRules:
     genesis: Genesis
     admitted: Admitted
 
+    @cached_property
+    def network(self) -> bytes:
+        """The digest of the genesis, 32 bytes: what accounts delegate for."""
+        return self.genesis.digest()
+
     def check_work(self, header: Header, parent: Header, now_ms: int) -> None:
-        """Check link, gas, time, difficulty and seal, the cheapest first; it takes no look at any state.
+        """Check link, gas, time, difficulty, seal and signature, the cheapest first; it takes no look at any state.
 
         Raises:
             UntimelyBlockError: it comes from the future; everything that is cheaper to check is right.
@@ -70,6 +77,7 @@ class HeaderRules:
         expected = next_difficulty(self.genesis, parent, header.time_ms)
         _expect(header, "difficulty", header.difficulty, expected)
         self._check_seal(header)
+        check_signature(header, self.network)
         self._check_clock(header, now_ms)
 
     def check_miner(self, header: Header, parent: Header) -> None:

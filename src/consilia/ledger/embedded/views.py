@@ -57,6 +57,7 @@ def block_view(stored: StoredBlock, full: bool) -> JsonObject:
         "mixHash": data(header.mix_hash),
         "nonce": data(header.nonce),
         "baseFeePerGas": quantity(header.base_fee_wei),
+        "minerSignature": data(header.miner_signature),
         "size": quantity(len(block.encoded)),
         "uncles": [],
         "transactions": transactions,
