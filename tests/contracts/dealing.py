@@ -12,6 +12,7 @@ from eth_hash.auto import keccak
 from consilia.crypto.blinding import point_of
 from consilia.crypto.envelope import SECP256K1_ORDER
 from consilia.crypto.typed_data import Domain, address_of_point, sign_with_secret
+from consilia.ledger.registry import Kind
 from consilia.protocols.exchange import (
     Request,
     Verdict,
@@ -138,6 +139,16 @@ class Dealing:
         signed = attestation_digest(self.domain, spoken.pop("signed_as", sender), **spoken)
         signature = signature or sign_with_secret(signed, key)
         self.exchange.attest(*spoken.values(), signature, sender=sender)
+
+    def decide(self, kind: Kind, subject: str) -> None:
+        """The other members suspend one, or lift that."""
+        registry, members = self.contracts.registry, [self.contracts.server, *self.contracts.hospitals]
+        voters = [item for item in members if item != subject and registry.may_vote(item)]
+        proposal_id = registry.propose(int(kind), subject, sender=voters[0])
+        for voter in voters[1:]:
+            if not registry.proposal(proposal_id).enacted:
+                registry.vote(proposal_id, sender=voter)
+        assert registry.in_good_standing(subject) == (kind is Kind.LIFTING)
 
     def deal_in(self, state: int) -> Digest:
         """A deal that has gone as far as a state, whatever is registered already."""

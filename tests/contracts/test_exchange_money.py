@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from consilia.ledger.registry import Kind
 from consilia.protocols.exchange import DealState
 from consilia.values import Digest
 from tests.contracts.conftest import make_contracts
@@ -54,6 +55,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.deals: dict[Digest, Promise] = {}
         self.credit_wei = {"buyer": 0, "seller": 0}
         self.fetched_wei = 0
+        self.suspended: set[str] = set()
         self.paid_in_wei = 0
 
     def teardown(self) -> None:
@@ -66,10 +68,22 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @rule(price_wei=st.integers(0, 1000), bond_wei=st.integers(0, 100), seconds=st.sampled_from([1, DAY]))
     def request(self, price_wei: int, bond_wei: int, seconds: int) -> None:
+        if self.suspended:
+            with boa.reverts():
+                self.dealing.request()
+            return
         deadline = self.dealing.now + seconds
         wanted = self.dealing.wish(price_wei=price_wei, bond_wei=bond_wei, deadline=deadline)
         self.deals[self.dealing.request(wanted)] = Promise(price_wei, bond_wei, deadline)
         self.paid_in_wei += price_wei
+
+    @rule(seller=st.booleans())
+    def suspend_or_lift(self, seller: bool) -> None:
+        """The members suspend one party at a time: two of five could not be decided on by the rest."""
+        name = next(iter(self.suspended), "seller" if seller else "buyer")
+        kind = Kind.LIFTING if name in self.suspended else Kind.SUSPENSION
+        self.dealing.decide(kind, getattr(self.dealing, name))
+        self.suspended ^= {name}
 
     @precondition(lambda self: self.deals)
     @rule(data=st.data())
@@ -77,7 +91,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         deal_id, deal = self.any_deal(data)
         if self.goes(
             deal,
-            deal.state is OPEN and not self.late(deal),
+            deal.state is OPEN and not self.late(deal) and not self.suspended,
             lambda: self.dealing.offer(deal_id, value=deal.bond_wei),
         ):
             self.paid_in_wei += deal.bond_wei
@@ -97,7 +111,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
         deal_id, deal = self.any_deal(data)
-        lawful = deal.state is OFFERED and not self.late(deal)
+        lawful = deal.state is OFFERED and not self.late(deal) and not self.suspended
         if self.goes(deal, lawful, lambda: self.dealing.confirm(deal_id)):
             self.move(deal, CONFIRMED, REVEAL_SECONDS)
 
@@ -105,7 +119,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def reveal(self, data: st.DataObject) -> None:
         deal_id, deal = self.any_deal(data)
-        lawful = deal.state is CONFIRMED and not self.late(deal)
+        lawful = deal.state is CONFIRMED and not self.late(deal) and not self.suspended
         if self.goes(deal, lawful, lambda: self.dealing.reveal(deal_id)):
             self.move(deal, REVEALED, DISPUTE_SECONDS)
 
@@ -143,9 +157,9 @@ class ExchangeMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def refund(self, data: st.DataObject) -> None:
         deal_id, deal = self.any_deal(data)
-        lawful = deal.state in (OPEN, OFFERED, CONFIRMED) and self.late(deal)
+        lawful = deal.state in (OPEN, OFFERED, CONFIRMED) and (bool(self.suspended) or self.late(deal))
         bond_wei = 0 if deal.state is OPEN else deal.bond_wei
-        slashed = deal.state is CONFIRMED
+        slashed = deal.state is CONFIRMED and not self.suspended
         if self.goes(deal, lawful, lambda: self.dealing.exchange.refund(deal_id)):
             self.close(
                 deal, REFUNDED, deal.price_wei + (bond_wei if slashed else 0), 0 if slashed else bond_wei
@@ -157,6 +171,10 @@ class ExchangeMachine(RuleBasedStateMachine):
         before = boa.env.get_balance(address)
         if self.credit_wei[name] == 0:
             with boa.reverts("exchange: nothing to claim"):
+                self.dealing.exchange.claim(sender=address)
+            return
+        if name in self.suspended:
+            with boa.reverts("exchange: not an active member"):
                 self.dealing.exchange.claim(sender=address)
             return
         self.dealing.exchange.claim(sender=address)

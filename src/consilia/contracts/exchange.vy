@@ -5,7 +5,8 @@
 @title An artifact against money (docs/contracts.md, section 4; docs/protocols/exchange.md)
 @notice The envelope is in the store already; what changes hands is its 32-byte secret, behind a fresh number t.
         OPEN -> OFFERED -> CONFIRMED -> REVEALED -> PAID, and back to the buyer (REFUNDED) wherever the seller
-        stops; states never go back. A deadline is the first second at which it is too late. A wei is at each
+        stops; states never go back. While a party is not an active hospital a deal goes no further until t is out,
+        and anybody may end it without loss to either. A deadline is the first second at which it is too late. A wei is at each
         moment held for one open deal or credited to one account; `open_wei` is their sum.
 """
 
@@ -309,7 +310,7 @@ def offer(deal_id: bytes32, t_address: address, message: Bytes[256], signature: 
     assert msg.sender == deal.seller, "exchange: not the seller"
     assert deal.state == OPEN, "exchange: not open"
     assert block.timestamp < deal.deadline, "exchange: too late"
-    assert staticcall REGISTRY.is_active(msg.sender, registry.HOSPITAL), "exchange: not an active hospital"
+    assert self._both_active(deal), "exchange: a party is not an active hospital"
     assert msg.value == deal.bond_wei, "exchange: not the bond signed"
     assert t_address != empty(address), "exchange: no t"
     statement: bytes32 = keccak256(abi_encode(OFFER_TYPE, deal_id, t_address, sha256(message)))
@@ -343,6 +344,7 @@ def confirm(deal_id: bytes32):
     assert msg.sender == deal.buyer, "exchange: not the buyer"
     assert deal.state == OFFERED, "exchange: not offered"
     assert block.timestamp < deal.deadline, "exchange: too late"
+    assert self._both_active(deal), "exchange: a party is not an active hospital"
     deadline: uint256 = self._advance(deal_id, CONFIRMED, REVEAL_SECONDS)
     log Confirmed(deal_id=deal_id, deadline=deadline)
 
@@ -351,11 +353,13 @@ def confirm(deal_id: bytes32):
 def reveal(deal_id: bytes32, t: uint256):
     """
     @notice Step 4: the seller opens t. Only the t of the offer passes; to everybody but the buyer it is noise.
+            To a buyer that was suspended meanwhile the data must not go any more.
     """
     deal: Deal = self.deals[deal_id]
     assert msg.sender == deal.seller, "exchange: not the seller"
     assert deal.state == CONFIRMED, "exchange: not confirmed"
     assert block.timestamp < deal.deadline, "exchange: too late"
+    assert self._both_active(deal), "exchange: a party is not an active hospital"
     assert t > 0 and t < typed_data.ORDER, "exchange: t out of range"
     assert self._address_of(t) == deal.t_address, "exchange: another t was offered"
     deadline: uint256 = self._advance(deal_id, REVEALED, DISPUTE_SECONDS)
@@ -367,6 +371,7 @@ def reveal(deal_id: bytes32, t: uint256):
 def dispute(deal_id: bytes32, evidence: Bytes[256]):
     """
     @notice Step 5: the buyer says that the artifact does not open to what was registered; its bond is at stake.
+            A suspended one may: else whoever cheats it could have it suspended and be paid.
     @param evidence s^, sealed to the arbiter, who can check it against t and the key hash.
     """
     deal: Deal = self.deals[deal_id]
@@ -416,9 +421,14 @@ def settle(deal_id: bytes32):
 def refund(deal_id: bytes32):
     """
     @notice Anybody ends a deal that went no further in time. Who confirmed and saw no t gets the seller's bond too.
+            A deal of a party that is not an active hospital ends at any time, and each side has its own back.
     """
     deal: Deal = self.deals[deal_id]
     assert deal.state >= OPEN and deal.state <= CONFIRMED, "exchange: nothing to refund"
+    if not self._both_active(deal):
+        bond_wei: uint256 = deal.bond_wei if deal.state > OPEN else 0
+        self._close(deal_id, REFUNDED, deal.price_wei, bond_wei, "party not active")
+        return
     assert block.timestamp >= deal.deadline, "exchange: still in time"
     if deal.state == OPEN:
         self._close(deal_id, REFUNDED, deal.price_wei, 0, "no offer")
@@ -488,6 +498,13 @@ def _check_arbiter(arbiter: address, buyer: address, seller: address):
     assert arbiter != buyer and arbiter != seller, "exchange: arbiter is a party"
     auditor: bool = staticcall REGISTRY.is_active(arbiter, registry.AUDITOR)
     assert auditor or staticcall REGISTRY.is_active(arbiter, registry.SERVER), "exchange: no such arbiter"
+
+
+@internal
+@view
+def _both_active(deal: Deal) -> bool:
+    buyer: bool = staticcall REGISTRY.is_active(deal.buyer, registry.HOSPITAL)
+    return buyer and staticcall REGISTRY.is_active(deal.seller, registry.HOSPITAL)
 
 
 @internal
