@@ -15,6 +15,7 @@ from consilia.crypto import envelope
 from consilia.crypto.blinding import derive_t, unblind
 from consilia.errors import InputError, TaskFailedError, VerificationError
 from consilia.imaging.readers import read_dataset
+from consilia.ledger.registry import Kind
 from consilia.protocols.exchange import DealState, Verdict
 from consilia.protocols.receipt import verify_receipt
 from consilia.roles.audit import audit
@@ -244,6 +245,23 @@ def test_whoever_vanishes_costs_the_other_nothing(
     trade.buyer.advance()
     assert trade.seller.contract.open_wei() == 0  # everybody has fetched its own
     trade.conserved()
+
+
+@pytest.mark.parametrize("state", [DealState.OPEN, DealState.OFFERED, DealState.CONFIRMED])
+def test_a_suspended_hospital_gets_nothing_and_loses_nothing(trade: Trade, state: DealState) -> None:
+    """The other one ends what was open, in its next step; what the suspended one is owed waits for it."""
+    deal_id = trade.deal_in(state)
+    trade.town.decide(Kind.SUSPENSION, 1)
+    trade.seller.advance()
+    trade.buyer.advance()
+    deal = trade.deal(deal_id)
+    assert deal.reason == "party not active" and not deal.t
+    assert (deal.buyer_wei, deal.seller_wei) == (PRICE_WEI, 0 if state is DealState.OPEN else BOND_WEI)
+    assert trade.seller.contract.open_wei() == PRICE_WEI  # the seller has its bond
+    trade.town.decide(Kind.LIFTING, 1)
+    trade.buyer.advance()
+    assert trade.seller.contract.open_wei() == 0
+    assert not trade.said(1, "claim refused") and not trade.said(1, "exchange step refused")
 
 
 def test_a_seller_who_is_late_keeps_its_t(trade: Trade) -> None:

@@ -85,13 +85,17 @@ class Exchange:
         return log
 
     def _attempt(self, deal: Deal, log: ExchangeLog) -> None:
-        step = next_step(deal, self.party.address, time.time())
+        both_active = self._is_active(deal.buyer) and self._is_active(deal.seller)
+        step = next_step(deal, self.party.address, time.time(), both_active)
         try:
             self._take(step, deal, log)
         except TransactionRevertedError as error:
             self._say(deal, "exchange step refused", reason=error.reason)
         except (StoreError, VerificationError) as error:
             self._say(deal, "exchange step failed", reason=str(error))
+
+    def _is_active(self, account: Address) -> bool:
+        return self.party.ledger.member(account).in_good_standing(int(time.time()))
 
     def _take(self, step: Step, deal: Deal, log: ExchangeLog) -> None:
         key = f"exchange/{step.value}/{deal.deal_id}"
@@ -364,7 +368,7 @@ class Exchange:
 
     def _claim(self, log: ExchangeLog) -> None:
         owed_wei = log.owed_wei(self.party.address)
-        if owed_wei == 0:
+        if owed_wei == 0 or not self._is_active(self.party.address):  # what a suspended one is owed waits
             return
         try:
             self.contract.claim(f"exchange/claim/{log.claims.get(self.party.address, 0)}")
