@@ -116,7 +116,9 @@ def test_nobody_starts_anything_with_a_suspended_hospital(dealing: Dealing, part
     dealing.register()
     wanted = dealing.wish(deadline=dealing.now + DAY)
     dealing.decide(Kind.SUSPENSION, getattr(dealing, party))
-    with boa.reverts("exchange: seller not active" if party == "seller" else "exchange: not an active hospital"):
+    with boa.reverts(
+        "exchange: seller not active" if party == "seller" else "exchange: not an active hospital"
+    ):
         dealing.request(wanted)
     if party == "seller":
         with boa.reverts("exchange: not an active hospital"):
