@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from consilia.cli.report import report as r
+from consilia.cli.report import results as rs
 from consilia.cli.report.roles import sights_of_transparent_training
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
@@ -23,7 +24,7 @@ def sample_report(*, images: int = 2) -> r.Report:
     """A whole report with `images` example slices, one rejected, one late and one missing update."""
     federated, pooled = _score(0.842, 0.371, 4800), _score(0.859, 0.392, 4800)
     local = tuple(
-        r.LocalScore(hospital=name, **_score(map50, map50 * 0.4, 1200).model_dump())
+        rs.LocalScore(hospital=name, **_score(map50, map50 * 0.4, 1200).model_dump())
         for name, map50 in zip(HOSPITALS, (0.713, 0.654, 0.702, 0.588), strict=True)
     )
     store = r.StoreSight(objects=36, envelopes=36, bytes=334_500_000)
@@ -37,7 +38,7 @@ def sample_report(*, images: int = 2) -> r.Report:
         data_source="phantom CT",
         held_out=r.HeldOut(patients=24, images=192, lesions=131),
         hit_rule=r.HitRule(kind="iou", min_iou=0.3),
-        results=r.Results.of(federated, pooled, local),
+        results=rs.Results.of(federated, pooled, local, _differences()),
         rounds=tuple(_round(index) for index in range(1, 7)),
         seconds=r.Seconds(
             setup=1.84,
@@ -66,17 +67,32 @@ def sample_report(*, images: int = 2) -> r.Report:
     )
 
 
-def _score(map50: float, mean_ap: float, steps: int) -> r.Score:
+def _differences() -> rs.Differences:
+    gain, loss = rs.Interval(low=0.102, high=0.254), rs.Interval(low=-0.048, high=0.011)
+    return rs.Differences(
+        map50_minus_mean_local=gain,
+        map_minus_mean_local=gain,
+        cpm_minus_mean_local=gain,
+        map50_minus_pooled=loss,
+        map_minus_pooled=loss,
+        cpm_minus_pooled=loss,
+    )
+
+
+def _score(map50: float, mean_ap: float, steps: int) -> rs.Score:
     sensitivities = [min(1.0, map50 * (0.55 + 0.5 * (i / 7) ** 0.6)) for i in range(8)]
-    return r.Score(
+    return rs.Score(
         map50=map50,
         map=mean_ap,
+        map50_interval=rs.Interval(low=map50 - 0.061, high=min(1.0, map50 + 0.048)),
+        map_interval=rs.Interval(low=mean_ap - 0.04, high=mean_ap + 0.05),
+        cpm_interval=rs.Interval(low=map50 - 0.1, high=map50),
         cpm=sum(sensitivities[1:]) / 7,
         froc=tuple(zip(FALSE_POSITIVES, sensitivities, strict=True)),
         training_steps=steps,
         seconds=steps / 28,
         by_hospital=tuple(
-            r.SiteScore(hospital=name, map50=map50 - 0.03 * i, map=mean_ap, cpm=map50 * 0.9)
+            rs.SiteScore(hospital=name, map50=map50 - 0.03 * i, map=mean_ap, cpm=map50 * 0.9)
             for i, name in enumerate(HOSPITALS)
         ),
     )

@@ -12,17 +12,18 @@ import pytest
 from PIL import Image
 
 from consilia.cli.report import report as r
+from consilia.cli.report import results as rs
 from consilia.cli.report.roles import sights_of_transparent_training
 from consilia.errors import InputError
 from tests.cli.sample_report import HOSPITALS, sample_report
 
 
-def _score(map50: float) -> r.Score:
-    return r.Score(map50=map50, map=map50 / 2, cpm=map50 / 4)
+def _score(map50: float) -> rs.Score:
+    return rs.Score(map50=map50, map=map50 / 2, cpm=map50 / 4)
 
 
-def _local(hospital: str, map50: float) -> r.LocalScore:
-    return r.LocalScore(hospital=hospital, **_score(map50).model_dump())
+def _local(hospital: str, map50: float) -> rs.LocalScore:
+    return rs.LocalScore(hospital=hospital, **_score(map50).model_dump())
 
 
 def test_a_report_survives_its_json() -> None:
@@ -40,7 +41,7 @@ def test_the_json_has_the_keys_that_others_read() -> None:
 
 
 def test_the_summary_follows_from_the_scores() -> None:
-    summary = r.Results.of(_score(0.8), _score(1.0), (_local("a", 0.5), _local("b", 0.7))).summary
+    summary = rs.Results.of(_score(0.8), _score(1.0), (_local("a", 0.5), _local("b", 0.7))).summary
     assert summary.mean_local_map50 == pytest.approx(0.6)
     assert summary.gain_map50 == pytest.approx(0.2)
     assert summary.gain_map == pytest.approx(0.1)
@@ -50,23 +51,23 @@ def test_the_summary_follows_from_the_scores() -> None:
 
 
 def test_the_summary_says_so_when_training_together_lost() -> None:
-    summary = r.Results.of(_score(0.55), _score(0.9), (_local("a", 0.5), _local("b", 0.7))).summary
+    summary = rs.Results.of(_score(0.55), _score(0.9), (_local("a", 0.5), _local("b", 0.7))).summary
     assert summary.gain_map50 < 0
     assert not summary.beats_mean_local and not summary.beats_every_local
 
 
 def test_beating_the_mean_is_not_beating_the_best() -> None:
-    summary = r.Results.of(_score(0.65), _score(0.9), (_local("a", 0.5), _local("b", 0.7))).summary
+    summary = rs.Results.of(_score(0.65), _score(0.9), (_local("a", 0.5), _local("b", 0.7))).summary
     assert summary.beats_mean_local and not summary.beats_every_local
 
 
 def test_a_pooled_model_that_finds_nothing_gives_no_ratio() -> None:
-    assert r.Results.of(_score(0.5), _score(0.0), (_local("a", 0.1),)).summary.ratio_to_pooled_map50 == 0
+    assert rs.Results.of(_score(0.5), _score(0.0), (_local("a", 0.1),)).summary.ratio_to_pooled_map50 == 0
 
 
 def test_a_comparison_without_hospitals_is_refused() -> None:
     with pytest.raises(InputError, match="at least one hospital"):
-        r.Results.of(_score(0.5), _score(0.5), ())
+        rs.Results.of(_score(0.5), _score(0.5), ())
 
 
 @pytest.mark.parametrize(

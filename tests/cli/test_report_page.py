@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from consilia.cli.report import report as r
+from consilia.cli.report import results as rs
 from consilia.cli.report.charts import Axis, Line, bar, plot
 from consilia.cli.report.page import froc_chart, render_html, size_amounts, write_report
 from consilia.cli.report.words import hit_rule_text, verdict
@@ -93,11 +94,11 @@ def test_a_run_without_audit_or_examples_says_so() -> None:
 
 
 def test_the_verdict_does_not_flatter() -> None:
-    score = r.Score(map50=0.5, map=0.2, cpm=0.3)
+    score = rs.Score(map50=0.5, map=0.2, cpm=0.3)
     local = tuple(
-        r.LocalScore(hospital=h, **score.model_copy(update={"map50": 0.6}).model_dump()) for h in "ab"
+        rs.LocalScore(hospital=h, **score.model_copy(update={"map50": 0.6}).model_dump()) for h in "ab"
     )
-    lost = verdict(r.Results.of(score, score, local))
+    lost = verdict(rs.Results.of(score, score, local))
     assert "did not pay off" in lost.headline.en and "0.600" in lost.headline.en
     assert "未见收益" in lost.headline.zh
     won = verdict(sample_report(images=0).results)
@@ -158,3 +159,23 @@ def test_a_froc_curve_that_ends_early_goes_on_level() -> None:
     assert path
     heights = [float(pair.split()[1]) for pair in path[1].split("L")]
     assert len(heights) == 3 and heights[0] > heights[1] == heights[2]
+
+
+def test_intervals_stand_beside_the_figures_in_both_languages() -> None:
+    report = sample_report()
+    page = render_html(report)
+    interval = report.results.federated.map50_interval
+    assert interval and f"<small>{interval.low:.3f} … {interval.high:.3f}</small>" in page
+    assert 'class="whisker" x1="78.10%" x2="89.00%"' in page
+    assert "+0.102 … +0.254" in page and "-0.048 … +0.011" in page
+    assert "Federated minus pooled" in page and "联邦学习减集中训练" in page
+
+
+def test_a_gain_that_could_be_chance_is_called_so() -> None:
+    results = sample_report().results
+    doubt = rs.Differences(map50_minus_mean_local=rs.Interval(low=-0.02, high=0.2))
+    assert "could be chance" in verdict(results.model_copy(update={"differences": doubt})).detail.en
+    assert "可能出于偶然" in verdict(results.model_copy(update={"differences": doubt})).detail.zh
+    few = verdict(results.model_copy(update={"differences": rs.Differences()})).detail
+    assert "too few held-out patients" in few.en and "太少" in few.zh
+    assert "chance" not in verdict(results).detail.en

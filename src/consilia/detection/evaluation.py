@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from consilia.detection.average_precision import resampled_precision
+from consilia.detection.bootstrap import Interval, Resamples, interval, resample
 from consilia.detection.examples import Example
-from consilia.detection.froc import ImageFindings, froc
+from consilia.detection.froc import ImageFindings, Judged, froc_of, judge, resampled_froc
 from consilia.detection.inference import Prediction, predict
 from consilia.errors import DatasetError
 
@@ -35,6 +37,33 @@ class Evaluation:
     num_images: int
     num_lesions: int
     seconds: float
+    spread: Spread | None = None
+
+
+FIGURES = ("map50", "map", "map75", "cpm")
+"""What intervals are given of."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the figures could have come out otherwise, had other patients of the same kind been held out.
+
+    `resampled` holds each figure of `FIGURES` in every resample, (4, resamples), so that two models that were
+    scored on the same pictures can be compared in pairs.
+    """
+
+    num_patients: int
+    resampled: npt.NDArray[np.float64]
+
+    def interval(self, figure: str) -> Interval | None:
+        """The 95 % interval of one of `FIGURES`; None where there are too few patients."""
+        return interval(self.resampled[FIGURES.index(figure)], self.num_patients)
+
+    def difference(self, others: Sequence[Spread], figure: str) -> Interval | None:
+        """The interval of this model's figure minus the mean of the others', drawn in pairs."""
+        row = FIGURES.index(figure)
+        mean = np.mean([other.resampled[row] for other in others], axis=0)
+        return interval(self.resampled[row] - mean, self.num_patients)
 
 
 def evaluate(model: nn.Module, examples: Sequence[Example]) -> Evaluation:
@@ -48,21 +77,71 @@ def evaluate(model: nn.Module, examples: Sequence[Example]) -> Evaluation:
     return score(predictions, examples, seconds=time.perf_counter() - began)
 
 
-def score(predictions: Sequence[Prediction], examples: Sequence[Example], seconds: float = 0.0) -> Evaluation:
-    """Compare findings with the lesions of the same pictures, in the same order."""
+def score(
+    predictions: Sequence[Prediction],
+    examples: Sequence[Example],
+    seconds: float = 0.0,
+    *,
+    resamples: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare findings with the lesions of the same pictures, in the same order.
+
+    Args:
+        predictions: the findings on each picture.
+        examples: the pictures.
+        seconds: what the findings took.
+        resamples: how often to draw the patients anew for `spread`; 0 for no intervals.
+        seed: of the draws; equal seeds draw equal patients for every model.
+
+    Raises:
+        DatasetError: there is no lesion, or predictions and pictures are not the same.
+    """
     if not any(len(example.labels) for example in examples):
         raise DatasetError(f"expected pictures with lesions to evaluate on; none of {len(examples)} has one")
-    truths = [example.boxes_xyxy / np.float32(example.scale) for example in examples]
+    images = findings_of(predictions, examples)
     average, at50, at75 = _coco_average_precision(
-        predictions, truths, [example.labels for example in examples]
+        predictions,
+        [image.lesion_boxes_xyxy for image in images],
+        [example.labels for example in examples],
     )
-    curve = froc(
-        [
-            ImageFindings(boxes, example.labels, found.boxes_xyxy, found.scores, found.labels)
-            for found, boxes, example in zip(predictions, truths, examples, strict=True)
-        ]
+    judged = [judge(image) for image in images]
+    curve = froc_of(judged)
+    spread = (
+        _spread(images, judged, resample([e.patient for e in examples], resamples, seed))
+        if resamples
+        else None
     )
-    return Evaluation(at50, average, at75, curve.cpm, curve.points, len(examples), curve.num_lesions, seconds)
+    return Evaluation(
+        at50, average, at75, curve.cpm, curve.points, len(examples), curve.num_lesions, seconds, spread
+    )
+
+
+def findings_of(predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[ImageFindings]:
+    """Lesions and findings of each picture, in pixels of the original.
+
+    Raises:
+        DatasetError: predictions and pictures are not the same.
+    """
+    if [found.image_id for found in predictions] != [example.image_id for example in examples]:
+        raise DatasetError("expected predictions of the same pictures in the same order, they are of others")
+    return [
+        ImageFindings(
+            example.boxes_xyxy / np.float32(example.scale),
+            example.labels,
+            found.boxes_xyxy,
+            found.scores,
+            found.labels,
+        )
+        for found, example in zip(predictions, examples, strict=True)
+    ]
+
+
+def _spread(images: Sequence[ImageFindings], judged: Sequence[Judged], drawn: Resamples) -> Spread:
+    precision = resampled_precision(images, drawn)
+    cpm = resampled_froc(judged, drawn).mean(axis=1)
+    rows = np.stack([precision.map50, precision.map, precision.map75, cpm])
+    return Spread(drawn.num_patients, rows)
 
 
 def coco_tables(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from consilia.detection.bootstrap import Resamples
+
 HIT_IOU = 0.3
 OPERATING_POINTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per image at which the sensitivity is read (Setio et al. 2017)."""
@@ -45,23 +47,64 @@ class Froc:
     num_lesions: int
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The findings that count on one picture, best first: `scores` (n,), and `lesions` (n,), which one each hits.
+
+    -1 stands for a false positive. `num_lesions` counts those that there are to find.
+    """
+
+    scores: npt.NDArray[np.float64]
+    lesions: npt.NDArray[np.int64]
+    num_lesions: int
+
+    @property
+    def hits(self) -> npt.NDArray[np.bool_]:
+        """Whether each finding is a hit."""
+        return self.lesions >= 0
+
+    def lesion_scores(self) -> npt.NDArray[np.float64]:
+        """The score of the finding that hit each lesion; minus infinity where none did."""
+        scores = np.full(self.num_lesions, -np.inf)
+        scores[self.lesions[self.hits]] = self.scores[self.hits]
+        return scores
+
+
 def froc(images: Sequence[ImageFindings]) -> Froc:
-    """The FROC of findings on pictures, all classes together, under the hit rule above.
+    """The FROC of findings on pictures, all classes together, under the hit rule above."""
+    return froc_of([judge(image) for image in images])
+
+
+def froc_of(judged: Sequence[Judged]) -> Froc:
+    """The FROC of judged pictures.
 
     At an operating point stands the best sensitivity of all score thresholds with at most that many false
     positives per image.
     """
-    num_lesions = sum(len(image.lesion_labels) for image in images)
-    judged = [_judge(image) for image in images]
-    scores = np.concatenate([scores for scores, _ in judged]) if judged else np.zeros(0)
-    hits = np.concatenate([hits for _, hits in judged]) if judged else np.zeros(0, bool)
+    num_lesions = sum(image.num_lesions for image in judged)
+    scores = np.concatenate([image.scores for image in judged]) if judged else np.zeros(0)
+    hits = np.concatenate([image.hits for image in judged]) if judged else np.zeros(0, bool)
     order = np.argsort(-scores, kind="stable")
-    # a threshold lets all findings of one score pass or none: read the curve only where the score changes
-    last_of_score = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True)) if len(order) else order
-    sensitivity = np.append(0.0, np.cumsum(hits[order])[last_of_score] / max(num_lesions, 1))
-    false_positives = np.append(0.0, np.cumsum(~hits[order])[last_of_score] / max(len(images), 1))
+    last = last_of_each_score(scores[order])
+    sensitivity = np.append(0.0, np.cumsum(hits[order])[last] / max(num_lesions, 1))
+    false_positives = np.append(0.0, np.cumsum(~hits[order])[last] / max(len(judged), 1))
     points = tuple((at, float(sensitivity[false_positives <= at].max())) for at in OPERATING_POINTS)
     return Froc(points, float(np.mean([found for _, found in points])), num_lesions)
+
+
+def threshold_at(judged: Sequence[Judged], false_positives: float) -> float:
+    """The lowest score at which findings have at most so many false positives per image; infinity if none has."""
+    scores = np.concatenate([image.scores for image in judged]) if judged else np.zeros(0)
+    hits = np.concatenate([image.hits for image in judged]) if judged else np.zeros(0, bool)
+    order = np.argsort(-scores, kind="stable")
+    last = last_of_each_score(scores[order])
+    allowed = last[np.cumsum(~hits[order])[last] <= false_positives * len(judged)]
+    return float(scores[order][allowed[-1]]) if len(allowed) else float("inf")
+
+
+def last_of_each_score(falling: FloatArray) -> npt.NDArray[np.int64]:
+    """Where falling scores change: a threshold lets all findings of one score pass or none."""
+    return np.flatnonzero(np.append(np.diff(falling) != 0, True)) if len(falling) else np.zeros(0, np.int64)
 
 
 def iou(boxes_xyxy: FloatArray, others_xyxy: FloatArray) -> FloatArray:
@@ -75,19 +118,41 @@ def iou(boxes_xyxy: FloatArray, others_xyxy: FloatArray) -> FloatArray:
     return np.asarray(overlap / np.where(union > 0, union, 1))
 
 
-def _judge(image: ImageFindings) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Scores of the findings that count, and whether each is a hit; the best finding chooses first."""
+def judge(image: ImageFindings) -> Judged:
+    """Which findings count, and what each hits; the best finding chooses first."""
     overlap = iou(image.boxes_xyxy.astype(np.float64), image.lesion_boxes_xyxy.astype(np.float64))
     matches = (overlap >= HIT_IOU) & (image.labels[:, None] == image.lesion_labels[None, :])
     free = np.ones(len(image.lesion_labels), bool)
     scores: list[float] = []
-    hits: list[bool] = []
+    lesions: list[int] = []
     for finding in np.argsort(-image.scores, kind="stable"):
         candidates = np.flatnonzero(matches[finding] & free)
-        if len(candidates):
-            free[candidates[np.argmax(overlap[finding, candidates])]] = False
+        hit = int(candidates[np.argmax(overlap[finding, candidates])]) if len(candidates) else -1
+        if hit >= 0:
+            free[hit] = False
         elif matches[finding].any():
             continue  # a second finding on a lesion already hit
         scores.append(float(image.scores[finding]))
-        hits.append(len(candidates) > 0)
-    return np.array(scores, np.float64), np.array(hits, bool)
+        lesions.append(hit)
+    return Judged(np.array(scores, np.float64), np.array(lesions, np.int64), len(image.lesion_labels))
+
+
+def resampled_froc(judged: Sequence[Judged], resamples: Resamples) -> FloatArray:
+    """The sensitivities at `OPERATING_POINTS` in each resample: (resamples, 7); NaN where it holds no lesion."""
+    lesions = resamples.total([image.num_lesions for image in judged])
+    pictures = resamples.total(np.ones(len(judged)))
+    image_of = np.concatenate([np.full(len(image.scores), index) for index, image in enumerate(judged)])
+    scores = np.concatenate([image.scores for image in judged])
+    order = np.argsort(-scores, kind="stable")
+    hits = np.concatenate([image.hits for image in judged])[order]
+    last = last_of_each_score(scores[order])
+    # only thresholds that let a hit more pass than the one before can be the best ones
+    at = last[np.diff(np.cumsum(hits)[last], prepend=0) > 0]
+    found = resamples.cumulative(image_of[order], hits, at)
+    wrong = resamples.cumulative(image_of[order], ~hits, at)
+    columns = []
+    for allowed in OPERATING_POINTS:
+        passed = (wrong <= (allowed * pictures)[:, None]).sum(axis=1)
+        best = np.concatenate([np.zeros((len(found), 1)), found], axis=1)[np.arange(len(found)), passed]
+        columns.append(best / np.where(lesions > 0, lesions, np.nan))
+    return np.stack(columns, axis=1)

@@ -26,20 +26,19 @@ from consilia.cli.report.report import (
     HeldOut,
     HitRule,
     Ledger,
-    LocalScore,
     Machine,
     Miner,
     Report,
-    Results,
     Reward,
     Round,
-    Score,
     Seconds,
     StoreSight,
     Update,
 )
+from consilia.cli.report.results import Differences, Interval, LocalScore, Results, Score
 from consilia.cli.report.roles import sights_of_transparent_training
 from consilia.cli.report.terminal import print_summary
+from consilia.detection.evaluation import Spread
 from consilia.detection.froc import HIT_IOU
 from consilia.protocols.training import RoundReport
 from consilia.roles.audit import AuditResult, audit
@@ -53,6 +52,8 @@ if TYPE_CHECKING:
     from consilia.cli.demo.run import Clock, Course, Yardstick
 
 EXAMPLE_SLICES = 6
+PREDICTIONS = "predictions"
+"""Every final model's findings on the held-out images, as COCO JSON: figures can be worked out again."""
 SCORED_ROUNDS = 8
 """Rounds whose global model is scored for the learning curve; scoring every one could take longer than training."""
 LIBRARIES = ("consilia", "torch", "torchvision", "py-evm", "cryptography", "pydicom", "numpy")
@@ -101,22 +102,40 @@ class _Scored:
         alone = [yardstick for yardstick in yardsticks if yardstick.hospital]
         indices = spaced(len(models) - 1, SCORED_ROUNDS)
         jobs = [ScoringJob(spec, sites, models[index + 1]) for index in indices[:-1]]
-        jobs.append(ScoringJob(spec, sites, models[-1], by_hospital=True))
-        jobs += [ScoringJob(spec, sites, item.model, by_hospital=True) for item in (pooled, *alone)]
+        keep = home / PREDICTIONS
+        keep.mkdir(exist_ok=True)
+        jobs.append(ScoringJob(spec, sites, models[-1], keep / "federated.json"))
+        jobs += [
+            ScoringJob(spec, sites, item.model, keep / f"{item.hospital or 'pooled'}.json")
+            for item in (pooled, *alone)
+        ]
         shown = (("federated", "", models[-1]), ("pooled", "", pooled.model))
         with two_workers() as pool:
             slices = pool.apply_async(draw_examples, [ExamplesJob(spec, sites, shown, EXAMPLE_SLICES)])
-            scores = pool.map(score, jobs, chunksize=1)
+            scored = pool.map(score, jobs, chunksize=1)
             self.examples = slices.get()
+        scores = [item.score for item in scored]
         self.rounds = dict(zip(indices, scores[: len(indices)], strict=True))
         whole, *locals_ = scores[len(indices) :]
         self.federated = scores[len(indices) - 1].model_copy(update={"training_steps": pooled.steps})
+        self.differences = _differences([item.spread for item in scored[len(indices) - 1 :]])
         self.pooled = _timed(whole, pooled)
         self.local_only = tuple(
             LocalScore(hospital=item.hospital, **_timed(result, item).model_dump())
             for item, result in zip(alone, locals_, strict=True)
         )
         say("models scored", models=len(jobs))
+
+
+def _differences(spreads: Sequence[Spread | None]) -> Differences:
+    """Of the federated model, which comes first, from the pooled, which is next, and from the mean of the others."""
+    federated, pooled, *alone = [spread for spread in spreads if spread is not None]
+    drawn = {}
+    for figure in ("map50", "map", "cpm"):
+        for name, others in (("pooled", [pooled]), ("mean_local", alone)):
+            found = federated.difference(others, figure)
+            drawn[f"{figure}_minus_{name}"] = Interval(low=found.low, high=found.high) if found else None
+    return Differences(**drawn)
 
 
 def spaced(rounds: int, count: int) -> list[int]:
@@ -167,7 +186,7 @@ def _report(
         data_source="phantom CT" if plan.data is None else plan.data.name,
         held_out=HeldOut(patients=patients, images=images, lesions=lesions),
         hit_rule=HitRule(kind="iou", min_iou=HIT_IOU),
-        results=Results.of(federated, scored.pooled, scored.local_only),
+        results=Results.of(federated, scored.pooled, scored.local_only, scored.differences),
         rounds=tuple(_rounds(task, audited, scored.rounds, names)),
         seconds=Seconds(**seconds, total=clock.total()),
         bytes=_bytes(home, task),

@@ -15,14 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from consilia.cli.report.report import Box, Example, Prediction, Score, SiteScore, png_base64
+from consilia.cli.report.report import Box, Example, Prediction, png_base64
+from consilia.cli.report.results import Interval, Score, SiteScore
 from consilia.detection import evaluation, inference, weights
+from consilia.detection.bootstrap import RESAMPLES
 from consilia.detection.examples import Example as DetectorExample
 from consilia.detection.examples import prepare
 from consilia.detection.inference import load_detector, predict
+from consilia.detection.predictions import write_predictions
 from consilia.detection.training import StepBudget, Trainer
 from consilia.errors import ConsiliaError
 from consilia.protocols.task_spec import TaskSpec, parse_bytes
+from consilia.roles.artifacts import file_digest
 from consilia.roles.local_training import read_training_data, recipe_of
 from consilia.settings import DataSection
 
@@ -76,36 +80,69 @@ def train(job: TrainingJob) -> Trained:
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """One model to score on the held-out patients."""
+    """One model to score on the held-out patients; `keep` is where its findings go, and asks for intervals too."""
 
     spec: bytes
     sites: tuple[Site, ...]
     model: Path
-    by_hospital: bool = False
+    keep: Path | None = None
 
 
-def score(job: ScoringJob) -> Score:
-    """Score a model on all held-out patients, and on those of each hospital where that is asked for."""
+@dataclass(frozen=True)
+class Scored:
+    """A model's score, and its resamples where they were drawn."""
+
+    score: Score
+    spread: evaluation.Spread | None
+
+
+def score(job: ScoringJob) -> Scored:
+    """Score a model on all held-out patients; where findings are kept, on those of each hospital too."""
     torch.set_num_threads(1)
     spec = parse_bytes(job.spec)
     groups = {site.hospital: _examples(spec, site) for site in job.sites}
     detector = load_detector(spec, job.model)
     findings = {hospital: predict(detector.model, examples) for hospital, examples in groups.items()}
-    everything = evaluation.score(
-        [finding for found in findings.values() for finding in found],
-        [example for examples in groups.values() for example in examples],
+    found = [finding for own in findings.values() for finding in own]
+    resamples = 0
+    if job.keep is not None:
+        resamples = RESAMPLES
+        write_predictions(job.keep, found, spec.data.categories, str(file_digest(job.model)))
+    result = evaluation.score(
+        found, [example for examples in groups.values() for example in examples], resamples=resamples
     )
     sites = []
-    for hospital, examples in groups.items() if job.by_hospital and len(groups) > 1 else ():
+    for hospital, examples in groups.items() if job.keep is not None and len(groups) > 1 else ():
         if any(len(example.labels) for example in examples):
-            result = evaluation.score(findings[hospital], examples)
-            sites.append(SiteScore(hospital=hospital, map50=result.map50, map=result.map, cpm=result.cpm))
+            own = evaluation.score(findings[hospital], examples, resamples=resamples)
+            sites.append(
+                SiteScore(
+                    hospital=hospital,
+                    map50=own.map50,
+                    map=own.map,
+                    cpm=own.cpm,
+                    map50_interval=shown(own.spread, "map50"),
+                )
+            )
+    return Scored(_score(result, tuple(sites)), result.spread)
+
+
+def shown(spread: evaluation.Spread | None, figure: str) -> Interval | None:
+    """A figure's interval as the report shows it."""
+    found = spread.interval(figure) if spread else None
+    return Interval(low=found.low, high=found.high) if found else None
+
+
+def _score(result: evaluation.Evaluation, sites: tuple[SiteScore, ...]) -> Score:
     return Score(
-        map50=everything.map50,
-        map=everything.map,
-        cpm=everything.cpm,
-        froc=everything.froc,
-        by_hospital=tuple(sites),
+        map50=result.map50,
+        map=result.map,
+        cpm=result.cpm,
+        map50_interval=shown(result.spread, "map50"),
+        map_interval=shown(result.spread, "map"),
+        cpm_interval=shown(result.spread, "cpm"),
+        froc=result.froc,
+        by_hospital=sites,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from consilia.cli.report.report import Text
+from consilia.cli.report.results import Interval, Text
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 46
@@ -97,16 +97,24 @@ def legend(lines: tuple[Line, ...], levels: tuple[Level, ...] = ()) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(entries.values()))
 
 
-def bar(value: float, full: float, css: str, mark: float | None = None) -> Markup:
-    """A bar for a table's cell: `value` of `full`, and a tick at `mark`. The number stands beside it."""
+def bar(
+    value: float, full: float, css: str, mark: float | None = None, interval: Interval | None = None
+) -> Markup:
+    """A bar for a table's cell: `value` of `full`, a tick at `mark`, a whisker over `interval`.
+
+    The number stands beside it.
+    """
     share = 100 * min(max(value / full, 0.0), 1.0) if full > 0 else 0.0
-    tick = ""
+    drawn = ""
+    if interval is not None and full > 0:
+        low, high = (100 * min(max(edge / full, 0.0), 1.0) for edge in (interval.low, interval.high))
+        drawn += f'<line class="whisker" x1="{low:.2f}%" x2="{high:.2f}%" y1="50%" y2="50%"/>'
     if mark is not None and full > 0:
         at = 100 * min(mark / full, 1.0)
-        tick = f'<line class="mark" x1="{at:.2f}%" x2="{at:.2f}%" y1="0" y2="100%"/>'
+        drawn += f'<line class="mark" x1="{at:.2f}%" x2="{at:.2f}%" y1="0" y2="100%"/>'
     return Markup(
         '<svg class="bar" aria-hidden="true"><rect class="track" width="100%" height="100%" rx="2"/>'
-        f'<rect class="fill {css}" width="{share:.2f}%" height="100%" rx="2"/>{tick}</svg>'
+        f'<rect class="fill {css}" width="{share:.2f}%" height="100%" rx="2"/>{drawn}</svg>'
     )
 
 

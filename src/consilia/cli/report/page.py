@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from consilia.cli.report import words
 from consilia.cli.report.charts import Axis, Level, Line, bar, both, legend, plot
-from consilia.cli.report.report import Report, Text
+from consilia.cli.report.report import Report
+from consilia.cli.report.results import Text
 
 UNIT_TICKS = ((0.0, "0"), (0.2, "0.2"), (0.4, "0.4"), (0.6, "0.6"), (0.8, "0.8"), (1.0, "1"))
 FROC_TICKS = ((0.125, "1/8"), (0.25, "1/4"), (0.5, "1/2"), (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))
@@ -71,6 +72,7 @@ def render_html(report: Report) -> str:
         bytes=words.bytes_text,
         ether=words.ether_text,
         score="{:.3f}".format,
+        interval=words.interval_text,
         percent="{:.0%}".format,
         count="{:,}".format,
     )

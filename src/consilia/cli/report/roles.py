@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from consilia.cli.report.report import RoleSight, StoreSight, Text
+from consilia.cli.report.report import RoleSight, StoreSight
+from consilia.cli.report.results import Text
 
 
 def _text(en: str, zh: str) -> Text:

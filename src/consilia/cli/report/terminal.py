@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from consilia.cli.report import words
-from consilia.cli.report.report import Report, Round, Score
+from consilia.cli.report.report import Report, Round
+from consilia.cli.report.results import Score
 
-BAR_WIDTH = 24
+BAR_WIDTH = 12
 
 
 def print_summary(report: Report, console: Console) -> None:
@@ -40,7 +41,11 @@ def summary_lines(report: Report) -> Iterator[str]:
     yield verdict.headline.en
     yield verdict.detail.en
     for name, score, _ in _models(report):
-        yield f"{name}: map50 {score.map50:.3f}, map {score.map:.3f}, cpm {score.cpm:.3f}"
+        yield (
+            f"{name}: map50 {score.map50:.3f} ({words.interval_text(score.map50_interval)}), "
+            f"map {score.map:.3f} ({words.interval_text(score.map_interval)}), "
+            f"cpm {score.cpm:.3f} ({words.interval_text(score.cpm_interval)})"
+        )
     for played in report.rounds:
         yield f"round {played.round_index}: {_fates(played)}, {words.seconds_text(played.seconds)}"
     for reward in report.rewards:
@@ -70,6 +75,7 @@ def _scores(report: Report) -> Table:
     )
     table.add_column("model")
     table.add_column("mAP@.5", justify="right")
+    table.add_column("95% interval", justify="right")
     table.add_column("", width=BAR_WIDTH)
     table.add_column("mAP@[.5:.95]", justify="right")
     table.add_column("CPM", justify="right")
@@ -79,6 +85,7 @@ def _scores(report: Report) -> Table:
         table.add_row(
             Styled(name),
             f"{score.map50:.3f}",
+            words.interval_text(score.map50_interval),
             drawn,
             f"{score.map:.3f}",
             f"{score.cpm:.3f}",

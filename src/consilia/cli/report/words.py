@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consilia.cli.report.report import HitRule, Results, RoleName, Status, Summary, Text
+from consilia.cli.report.report import HitRule, RoleName, Status
+from consilia.cli.report.results import Interval, Results, Summary, Text
 
 PHASES: dict[str, Text] = {
     "setup": Text(en="Keys, genesis, store", zh="密钥、创世块、存储"),
@@ -82,6 +83,14 @@ def ether_text(wei: int) -> str:
     return f"{whole:,}.{micro:06d}".rstrip("0").rstrip(".")
 
 
+def interval_text(interval: Interval | None, signed: bool = False) -> str:
+    """An interval as it stands behind its figure: 0.712 … 0.880, or a dash where there is none."""
+    if interval is None:
+        return "–"
+    form = "{:+.3f}" if signed else "{:.3f}"
+    return f"{form.format(interval.low)} … {form.format(interval.high)}"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the run showed: one sentence with the two numbers that matter, and a second that qualifies it."""
@@ -96,6 +105,7 @@ def verdict(results: Results) -> Verdict:
     share = round(100 * summary.ratio_to_pooled_map50)
     helped = summary.beats_mean_local
     against_best = _against_the_best(summary)
+    doubt = _doubt(results.differences.map50_minus_mean_local)
     headline = Text(
         en=f"Training together {'paid off' if helped else 'did not pay off'}: mAP@.5 of "
         f"{federated.map50:.3f}, against {summary.mean_local_map50:.3f} for the average hospital alone.",
@@ -104,8 +114,8 @@ def verdict(results: Results) -> Verdict:
     )
     detail = Text(
         en=f"The shared detector reaches {share}% of one trained on all the data in one place "
-        f"({pooled.map50:.3f}); {against_best.en}",
-        zh=f"共享检测器达到数据集中训练（{pooled.map50:.3f}）的 {share}%；{against_best.zh}",
+        f"({pooled.map50:.3f}); {against_best.en}{doubt.en}",
+        zh=f"共享检测器达到数据集中训练（{pooled.map50:.3f}）的 {share}%；{against_best.zh}{doubt.zh}",
     )
     return Verdict(headline, detail)
 
@@ -120,6 +130,24 @@ def _against_the_best(summary: Summary) -> Text:
     return Text(
         en=f"it does not beat the best hospital alone ({best}).",
         zh=f"但未超过单独训练中最好的一家医院（{best}）。",
+    )
+
+
+def _doubt(gain: Interval | None) -> Text:
+    """Whether other patients could have turned the comparison round."""
+    if gain is None:
+        return Text(
+            en=" There are too few held-out patients to say how sure that is.",
+            zh="留出患者太少，无法给出置信区间。",
+        )
+    if gain.low <= 0 <= gain.high:
+        return Text(
+            en=f" The gain could be chance: its 95% interval over patients is {interval_text(gain, True)}.",
+            zh=f"该增益可能出于偶然：其患者自助法 95% 区间为 {interval_text(gain, True)}。",
+        )
+    return Text(
+        en=f" The 95% interval of the gain over patients is {interval_text(gain, True)}.",
+        zh=f"增益的患者自助法 95% 区间为 {interval_text(gain, True)}。",
     )
 
 
