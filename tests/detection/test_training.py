@@ -10,7 +10,7 @@ import torch
 from consilia.detection import weights
 from consilia.detection.detectors import build
 from consilia.detection.evaluation import evaluate
-from consilia.detection.training import Recipe, StepBudget, Trainer, batch_indices, learning_rate
+from consilia.detection.training import BatchOrder, Recipe, StepBudget, Trainer, learning_rate
 from consilia.errors import DatasetError, WeightsError
 from tests.detection.squares import square_example
 
@@ -110,7 +110,7 @@ def test_every_pass_shows_each_lesion_once_and_other_healthy_pictures():
     examples = [square_example(i, lesions=int(i < 4)) for i in range(20)]
     recipe = replace(RECIPE, batch_size=4, negatives_per_positive=1.0)
     passes = [
-        [index for step in (2 * n, 2 * n + 1) for index in batch_indices(examples, recipe, 7, step)]
+        [index for step in (2 * n, 2 * n + 1) for index in BatchOrder(examples, recipe, 7).indices(step)]
         for n in range(6)
     ]
     for seen in passes:
@@ -122,8 +122,9 @@ def test_every_pass_shows_each_lesion_once_and_other_healthy_pictures():
 
 def test_any_step_is_found_without_the_ones_before():
     examples = [square_example(i) for i in range(5)]
-    alone = batch_indices(examples, RECIPE, 7, 11)
-    in_turn = [batch_indices(examples, RECIPE, 7, step) for step in range(12)]
+    alone = BatchOrder(examples, RECIPE, 7).indices(11)
+    in_order = BatchOrder(examples, RECIPE, 7)
+    in_turn = [in_order.indices(step) for step in range(12)]
     assert in_turn[11] == alone
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from consilia.detection import weights
 from consilia.detection.detectors import build
 from consilia.detection.examples import Example, prepare, resized
+from consilia.detection.placement import CPU, Placement
 from consilia.detection.training import as_input
 from consilia.imaging.cases import LabelledImage, Skipped
 from consilia.protocols.task_spec import TaskSpec
@@ -87,23 +88,22 @@ def load_detector(spec: TaskSpec, path: Path) -> Detector:
         seed=spec.model.seed,
     )
     weights.load_into(model, path)
-    model.eval()
+    model.to(Placement.here().device).eval()
     return Detector(model, spec.model.image_size, tuple(spec.data.categories))
 
 
 def predict(model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
     """The findings of `model` on each picture, in the order of `examples`."""
     model.eval()
+    device = next((weight.device for weight in model.parameters()), CPU)
     predictions = []
     with torch.inference_mode():
         for first in range(0, len(examples), BATCH_SIZE):
             batch = examples[first : first + BATCH_SIZE]
-            found = model(
-                [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
-            )
+            images = [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
+            found = model([image.to(device) for image in images])
             for example, result in zip(batch, found, strict=True):
-                boxes = result["boxes"].numpy() / np.float32(example.scale)
-                predictions.append(
-                    Prediction(example.image_id, boxes, result["scores"].numpy(), result["labels"].numpy())
-                )
+                boxes, scores, labels = (result[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
+                boxes = boxes / np.float32(example.scale)
+                predictions.append(Prediction(example.image_id, boxes, scores, labels))
     return predictions

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from consilia.errors import WeightsError
 from consilia.federation.tensors import TensorFile, require_same_shapes, write_tensors
 
+NORMALISATIONS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    FrozenBatchNorm2d,
+)
 
-def save(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write all weights of `model`, one tensor at a time, in the order of their names.
+
+def norm_tensors(model: nn.Module) -> frozenset[str]:
+    """The names of all tensors that belong to normalisation layers: what FedBN leaves at the hospital."""
+    state = model.state_dict().keys()
+    prefixes = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, NORMALISATIONS))
+    return frozenset(name for name in state if prefixes and name.startswith(prefixes))
+
+
+def save(
+    model: nn.Module,
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    names: Collection[str] | None = None,
+) -> None:
+    """Write the weights of `model`, all or those of some names, one tensor at a time, in the order of their names.
 
     Raises:
         WeightsError: a tensor is not float32, or holds a number that is not finite.
     """
-    state = model.state_dict()
+    state = {name: tensor for name, tensor in model.state_dict().items() if names is None or name in names}
     for name, tensor in state.items():
         if tensor.dtype != torch.float32:
             raise WeightsError(f"{name}: expected float32, got {tensor.dtype}; such a tensor has no average")
@@ -28,17 +49,21 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None
                 f"{name}: expected finite numbers; the training has diverged, lower the learning rate"
             )
     shapes = {name: tuple(state[name].shape) for name in sorted(state)}
-    write_tensors(path, shapes, ((name, state[name].numpy()) for name in sorted(state)), metadata)
+    write_tensors(path, shapes, ((name, state[name].cpu().numpy()) for name in sorted(state)), metadata)
 
 
-def load_into(model: nn.Module, path: Path) -> None:
+def load_into(model: nn.Module, path: Path, names: Collection[str] | None = None) -> None:
     """Fill `model` with the weights of a file; nothing changes unless the whole file is good.
+
+    Args:
+        names: the tensors that the file must hold, all of the model's by default.
 
     Raises:
         WeightsError: the file is damaged, has other tensors than the model, or a number that is not finite;
             the message names the tensor.
     """
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    everything = model.state_dict().items()
+    state = {name: tensor.detach() for name, tensor in everything if names is None or name in names}
     with TensorFile(path) as file:
         require_same_shapes(file, {name: tuple(tensor.shape) for name, tensor in state.items()})
         for name in state:
@@ -48,4 +73,4 @@ def load_into(model: nn.Module, path: Path) -> None:
                     f"{name}: expected finite numbers; the file holds NaN or infinity, refuse it"
                 )
         for name, tensor in state.items():
-            tensor.numpy()[...] = file.read(name)
+            tensor.copy_(torch.from_numpy(file.read(name)))

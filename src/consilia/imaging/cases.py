@@ -104,9 +104,17 @@ class LabelledImage:
     official_split: str = ""
     """`train`, `val` or `test` where the data set's authors fixed it, or empty."""
     acquisition: Acquisition = Acquisition()
+    series: str = ""
+    """A `study_key` of the series, where it is CT in DICOM."""
+    level_mm: float = 0.0
+    """Where a CT slice lies along the normal of its plane."""
+    more_windows: tuple[WindowHU, ...] = ()
+    """After `window`, for the second and third channel (`imaging/channels.py`)."""
+    neighbours: tuple[Path, Path] | None = None
+    """The slices for the first and third channel."""
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Read the image: (H, W) grey or (H, W, 3) colour; CT is rescaled to HU and windowed first.
+        """Read the image: (H, W) grey or (H, W, 3); CT is rescaled to HU and windowed first.
 
         Raises:
             UnusableImageError: the file changed since it was imported.
@@ -114,7 +122,14 @@ class LabelledImage:
         if self.window is not None:
             from consilia.imaging.dicom import read_ct
 
-            return self.window.to_uint8(read_ct(self.path).hu)
+            hu = read_ct(self.path).hu
+            if self.more_windows:
+                seen = [window.to_uint8(hu) for window in (self.window, *self.more_windows)]
+                return np.stack(seen, axis=2)
+            if self.neighbours is not None:
+                below, above = (hu if path == self.path else read_ct(path).hu for path in self.neighbours)
+                return np.stack([self.window.to_uint8(part) for part in (below, hu, above)], axis=2)
+            return self.window.to_uint8(hu)
         from consilia.imaging.raster import read_raster
 
         return read_raster(self.path)

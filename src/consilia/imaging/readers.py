@@ -242,6 +242,8 @@ def _load(
         hospital=hospital,
         official_split=entry.official_split,
         acquisition=slice_.acquisition if slice_ else Acquisition(),
+        series=study_key(f"series:{slice_.series_uid}") if slice_ else "",
+        level_mm=slice_.level_mm if slice_ else 0.0,
     )
     return _Loaded(image, slice_)
 
