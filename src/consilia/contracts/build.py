@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 ARTIFACTS = FOLDER / "artifacts"
-CONTRACTS = ("registry", "escrow", "training", "exchange")
+CONTRACTS = ("registry", "escrow", "training", "exchange", "diagnosis")
 
 
 def compile_contract(name: str) -> str:

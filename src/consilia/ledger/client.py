@@ -246,6 +246,7 @@ class Ledger:
         if task_id is None:
             names[self.deployment.registry.lower()] = "registry"
             names[self.deployment.exchange.lower()] = "exchange"
+            names[self.deployment.diagnosis.lower()] = "diagnosis"
         query["address"] = list(names)
         if task_id is not None:
             query["topics"] = [None, f"0x{task_id:064x}"]

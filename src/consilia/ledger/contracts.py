@@ -209,6 +209,7 @@ class Deployment:
     escrow: Address
     training: Address
     exchange: Address
+    diagnosis: Address
     block: int
 
     @property
@@ -235,7 +236,7 @@ class Deployment:
         return deployment
 
     def _check(self, path: Path) -> None:
-        for name in ("registry", "escrow", "training", "exchange"):
+        for name in ("registry", "escrow", "training", "exchange", "diagnosis"):
             if not is_checksum_address(getattr(self, name)):
                 raise SettingsError(
                     f"{path}: expected {name} as a checksummed address, got {getattr(self, name)!r}"

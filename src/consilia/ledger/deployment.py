@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 REGISTRY_GAS, FOUNDER_GAS = 6_000_000, 350_000
 """The registry's code, and what each founder adds: 7 words, a place in the list, an event, a signature."""
 ESCROW_GAS, TRAINING_GAS, EXCHANGE_GAS = 2_000_000, 4_500_000, 6_000_000
+DIAGNOSIS_GAS = 6_500_000
 
 FOUNDER_TYPE = [
     {"name": "account", "type": "address"},
@@ -92,7 +93,7 @@ def deploy(
     provider: Provider | None = None,
     confirmations: int = 1,
 ) -> Deployment:
-    """Deploy registry, escrow, training and exchange; called again after a crash, it goes on where it was.
+    """Deploy registry, escrow, training, exchange and diagnosis; called again after a crash, it goes on where it was.
 
     Until a block has its `confirmations`, a re-org may move the contracts into other blocks; not to other addresses.
 
@@ -114,7 +115,9 @@ def deploy(
     _deploy(sender, "training", contract_abi("training").deployment(registry, escrow), TRAINING_GAS)
     exchange = contract_address(sender.address, sender.nonce_of("deploy/exchange"))
     _deploy(sender, "exchange", contract_abi("exchange").deployment(registry, training), EXCHANGE_GAS)
-    return Deployment(chain_id, registry, escrow, training, exchange, first.receipt.block_number)
+    diagnosis = contract_address(sender.address, sender.nonce_of("deploy/diagnosis"))
+    _deploy(sender, "diagnosis", contract_abi("diagnosis").deployment(registry), DIAGNOSIS_GAS)
+    return Deployment(chain_id, registry, escrow, training, exchange, diagnosis, first.receipt.block_number)
 
 
 def _deploy(sender: Sender, name: str, data: bytes, gas: int) -> Included:

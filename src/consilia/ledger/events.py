@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from consilia.errors import LedgerError, RpcError
 from consilia.ledger.contracts import EventAbi, contract_abi
 from consilia.ledger.event import Event as Event
+from consilia.ledger.diagnosis_events import DIAGNOSIS_EVENTS
 from consilia.ledger.exchange_events import EXCHANGE_EVENTS
 from consilia.ledger.rpc import data_bytes, quantity
 from consilia.values import Address, Digest, Role
@@ -316,7 +317,11 @@ EVENT_TYPES: Final[dict[tuple[str, str], type[Event]]] = {
     ("escrow", "Claimed"): Claimed,
     ("escrow", "Refunded"): Refunded,
     ("escrow", "UnclaimedWithdrawn"): UnclaimedWithdrawn,
-} | {("exchange", kind.__name__): kind for kind in EXCHANGE_EVENTS}
+} | {
+    (contract, kind.__name__): kind
+    for contract, kinds in (("exchange", EXCHANGE_EVENTS), ("diagnosis", DIAGNOSIS_EVENTS))
+    for kind in kinds
+}
 ESCROW_WORDS = {"deal_id": "task_id", "members": "hospitals"}
 """The escrow serves any deal; here its deals are tasks."""
 
@@ -325,7 +330,7 @@ ESCROW_WORDS = {"deal_id": "task_id", "members": "hospitals"}
 def _known_events() -> dict[tuple[str, bytes], EventAbi]:
     return {
         (contract, event.topic): event
-        for contract in ("registry", "training", "escrow", "exchange")
+        for contract in ("registry", "training", "escrow", "exchange", "diagnosis")
         for event in contract_abi(contract).events
     }
 

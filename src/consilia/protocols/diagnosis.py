@@ -98,8 +98,8 @@ class QueryState(IntEnum):
     """The server is paid, the hospital has its diagnosis."""
     FAILED = 7
     """Too few matches: the hospital has ERROR and its fee back."""
-    REFUNDED = 8
-    """Somebody stopped; who got what the closing event says."""
+    STOPPED = 8
+    """Somebody did not go on; who got what the closing event says."""
 
     @property
     def over(self) -> bool:

@@ -114,32 +114,40 @@ def codes_word(codes: Codes) -> int:
 
 
 def localised(truth: Sequence[int], reported: Sequence[int]) -> bool:
-    """Whether reported words show all true ones, with at most one finding beside them.
+    """Whether reported words show all true ones, with the same codes and at most one finding beside them.
 
-    Each true box takes the first reported one of its code that is not taken and overlaps it with
-    IoU >= 1/2, in integers; a true finding without a box takes any of its code.
+    Each true box takes the first reported one of its code that is not taken and overlaps it with IoU >= 1/2, in
+    integers; a true finding without a box takes any of its code. A liar's words never agree and never fail.
     """
+    if _codes_in_order(truth) != _codes_in_order(reported) or any(word >> 96 for word in reported):
+        return False
     used: set[int] = set()
     wanted = [word for word in truth if word]
     for true in wanted:
-        at = next(
-            (i for i, word in enumerate(reported) if word and i not in used and _agree(true, word)), None
-        )
-        if at is None:
+        free = (j for j, word in enumerate(reported) if word and j not in used and _overlap(true, word))
+        met = next(free, None)
+        if met is None:
             return False
-        used.add(at)
+        used.add(met)
     return sum(1 for word in reported if word) <= len(wanted) + 1
 
 
-def _agree(true: int, reported: int) -> bool:
-    if (true >> 64) & _MASK != (reported >> 64) & _MASK:
+def _codes_in_order(words: Sequence[int]) -> list[int]:
+    codes: list[int] = []
+    for word in words:
+        code = (word >> 64) & _MASK
+        if word and code != (codes or [0])[-1]:
+            codes.append(code)
+    return codes
+
+
+def _overlap(a: int, b: int) -> bool:
+    if (a >> 64) & _MASK != (b >> 64) & _MASK:
         return False
-    if true & (1 << 64) - 1 == 0:
+    if a & (1 << 64) - 1 == 0:
         return True
-    ax1, ay1, ax2, ay2 = ((true >> shift) & _MASK for shift in (48, 32, 16, 0))
-    bx1, by1, bx2, by2 = ((reported >> shift) & _MASK for shift in (48, 32, 16, 0))
-    if bx1 >= bx2 or by1 >= by2:  # a liar's box must not stop the comparison
-        return False
+    ax1, ay1, ax2, ay2 = ((a >> shift) & _MASK for shift in (48, 32, 16, 0))
+    bx1, by1, bx2, by2 = ((b >> shift) & _MASK for shift in (48, 32, 16, 0))
     width, height = min(ax2, bx2) - max(ax1, bx1), min(ay2, by2) - max(ay1, by1)
     if width <= 0 or height <= 0:
         return False

@@ -8,7 +8,9 @@ from consilia.errors import AuditError
 from consilia.federation.contribution import shares_by_samples
 from consilia.ledger.client import Ledger
 from consilia.ledger.events import Claimed, Event, Funded, Refunded, SharesSettled, UnclaimedWithdrawn
+from consilia.ledger.diagnosis import DiagnosisContract
 from consilia.ledger.exchange import ExchangeContract
+from consilia.roles.diagnosis_log import fold_diagnosis
 from consilia.roles.exchange_log import fold_exchange
 from consilia.roles.progress import Report
 from consilia.roles.rounds import samples_included
@@ -48,6 +50,22 @@ def check_exchange(events: Sequence[Event], ledger: Ledger) -> None:
     if left_wei != open_wei or balance_wei < open_wei:
         raise AuditError(
             f"by its events the exchange should still owe {left_wei} wei; it owes {open_wei} and holds {balance_wei}"
+        )
+
+
+def check_diagnosis(events: Sequence[Event], ledger: Ledger) -> None:
+    """The same for the second opinions: fees and bonds that came in are what was fetched and what is still owed.
+
+    Raises:
+        AuditError: the sums differ.
+    """
+    left_wei = fold_diagnosis(events).open_wei
+    open_wei = DiagnosisContract(ledger).open_wei()
+    balance_wei = ledger.balance_wei(ledger.deployment.diagnosis)
+    if left_wei != open_wei or balance_wei < open_wei:
+        raise AuditError(
+            f"by its events the diagnosis contract should still owe {left_wei} wei; it owes {open_wei} and holds "
+            f"{balance_wei}"
         )
 
 

@@ -9,7 +9,7 @@ from consilia.ledger.chain import BlockInfo
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import Event
-from consilia.roles.audit_money import check_exchange
+from consilia.roles.audit_money import check_diagnosis, check_exchange
 from consilia.roles.progress import Report
 from consilia.settings import Network
 
@@ -29,10 +29,11 @@ def read_ledger(ledger: Ledger) -> ToldLedger:
     """Read all that the audit needs.
 
     Raises:
-        AuditError: the exchange does not hold what it owes.
+        AuditError: the exchange or the diagnosis contract does not hold what it owes.
     """
     events = ledger.events()
     check_exchange(events, ledger)
+    check_diagnosis(events, ledger)
     return ToldLedger(
         events=events,
         block_seconds={number: ledger.block(number).timestamp for number in {e.block_number for e in events}},

@@ -25,7 +25,7 @@ from consilia.ledger.embedded.rpc import ChainMethods
 from consilia.ledger.history import History
 from consilia.ledger.rpc import Rpc
 from consilia.roles.audit import Examiner, ExaminerKeys, check_objects
-from consilia.roles.audit_money import check_escrow, check_exchange, check_shares
+from consilia.roles.audit_money import check_diagnosis, check_escrow, check_exchange, check_shares
 from consilia.roles.export import CONTENTS, MANIFEST, describe, made_contracts, manifest, pack
 from consilia.roles.progress import Report
 from consilia.roles.task_log import TaskLog, fold
@@ -276,6 +276,7 @@ def _check_contracts(chain: Chain, deployment: Deployment, report: Report) -> Ex
     tasks = fold(events)
     check_escrow(events, ledger.open_wei(), ledger.balance_wei(deployment.escrow))
     check_exchange(events, ledger)
+    check_diagnosis(events, ledger)
     seconds = {number: ledger.block(number).timestamp for number in {e.block_number for e in events}}
     shares = sum(check_shares(task, events, seconds, report) for task in tasks.values())
     report("money conserved, shares computed again", shares=shares)

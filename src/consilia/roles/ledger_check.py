@@ -10,7 +10,7 @@ from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.replay import replay
 from consilia.ledger.events import Event
 from consilia.roles.audit_chain import replay_all
-from consilia.roles.audit_money import check_escrow, check_exchange, check_shares
+from consilia.roles.audit_money import check_diagnosis, check_escrow, check_exchange, check_shares
 from consilia.roles.ledger_view import LedgerView, find_chain, has_chain, open_view
 from consilia.roles.node_check import check_node
 from consilia.roles.progress import Report
@@ -71,6 +71,7 @@ def _check_money(view: LedgerView, head: int, report: Report) -> int:
         raise AuditError(f"{view.source}: expected the contracts' first events, found none")
     check_escrow(events, view.ledger.open_wei(), view.ledger.balance_wei(view.ledger.deployment.escrow))
     check_exchange(events, view.ledger)
+    check_diagnosis(events, view.ledger)
     seconds = {number: view.history.block(number).timestamp for number in {e.block_number for e in events}}
     shares = sum(check_shares(task, events, seconds, report) for task in fold(events).values())
     report("money conserved, shares computed again", shares=shares)

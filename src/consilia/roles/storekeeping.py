@@ -13,6 +13,7 @@ from consilia.errors import ObjectDamagedError, ObjectMissingError, PolicyError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, TaskPublished, UpdateRegistered
+from consilia.ledger.diagnosis_events import DIAGNOSIS_EVENTS
 from consilia.ledger.exchange_events import EXCHANGE_EVENTS
 from consilia.protocols.training import from_bitmap
 from consilia.settings import LedgerSection
@@ -118,8 +119,8 @@ class _Tasks:
         if isinstance(event, UpdateRegistered):
             positions = self.included.get((event.task_id, event.round_index))
             needed = positions is None or event.position in positions
-        elif isinstance(event, EXCHANGE_EVENTS):
-            needed = False  # anybody may name a root there; a buyer looks for itself before it pays
+        elif isinstance(event, (*EXCHANGE_EVENTS, *DIAGNOSIS_EVENTS)):
+            needed = False  # anybody may name a root there; who pays for it looks for itself before
         server = self.servers.get(getattr(event, "task_id", -1))
         owner = getattr(event, "hospital", getattr(event, "owner", server))
         what = f"{name} of {type(event).__name__} in block {event.block_number}"
