@@ -477,7 +477,7 @@ def consortium(
     """A consortium for one test; with a token the second hospital has both its keys in there."""
     monkeypatch.setattr("consilia.roles.party.WAIT_SECONDS", 0.05)
     made = Consortium(home, hospitals, softhsm)
-    for role in ("server", "hospital", "exchange"):
+    for role in ("server", "hospital", "exchange", "consultation", "answering"):
         monkeypatch.setattr(f"consilia.roles.{role}.time", made.clock)
     try:
         yield made

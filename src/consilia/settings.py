@@ -256,6 +256,35 @@ class ExchangeSection(_Section):
     maximum_bond_wei: Annotated[int, Field(ge=0)] = 10**18
 
 
+class OfferSection(_Section):
+    """A model that a server answers for: of a task that it has run, or a file of weights with its TaskSpec."""
+
+    task: Annotated[int, Field(ge=1)] | None = None
+    """Its number in the order of publication, or its id."""
+    model: Path | None = None
+    spec: Path | None = None
+    title: str = ""
+    """Left out, the TaskSpec's."""
+    price_wei: Annotated[int, Field(ge=0, lt=2**128)]
+    bond_wei: Annotated[int, Field(ge=0, lt=2**128)]
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Findings below this score are not reported."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.task is None) == (self.model is None) or (self.model is None) != (self.spec is None):
+            raise ValueError("expected either task, or model and spec (files of the home)")
+        return self
+
+
+class DiagnosisSection(_Section):
+    """The second opinions that a server gives."""
+
+    answer_seconds: Annotated[float, Field(ge=0, le=3600)] = 30
+    """An answer leaves so long after its query, or a multiple of it: how long the model worked is nobody's business."""
+    offers: tuple[OfferSection, ...] = ()
+
+
 class Network(_Section):
     """Where the pieces of a consortium lie that runs in one home, as the demo makes it; the audit starts from here."""
 
@@ -351,6 +380,7 @@ class ServerSettings(_FileSettings):
     ledger: LedgerSection
     store: StoreSection
     keys: KeysSection
+    diagnosis: DiagnosisSection = DiagnosisSection()
 
 
 class KeySettings(_FileSettings):

@@ -37,6 +37,7 @@ class Contracts:
     escrow: Any
     training: Any
     exchange: Any
+    diagnosis: Any
     server: str
     hospitals: list[str]
     auditor: str
@@ -153,12 +154,21 @@ def make_contracts() -> Contracts:
     escrow = load("escrow", registry.address, next_contract(deployer, 1))
     training = load("training", registry.address, escrow.address)
     exchange = load("exchange", registry.address, training.address)
+    diagnosis = load("diagnosis", registry.address)
     addresses = [key.address for key in keys]
     stranger = boa.env.generate_address("stranger")
     for address in [*addresses, stranger]:
         boa.env.set_balance(address, RICH_WEI)
     return Contracts(
-        registry, escrow, training, exchange, addresses[0], addresses[1:-1], addresses[-1], stranger
+        registry,
+        escrow,
+        training,
+        exchange,
+        diagnosis,
+        addresses[0],
+        addresses[1:-1],
+        addresses[-1],
+        stranger,
     )
 
 

@@ -104,6 +104,7 @@ def test_deployment_leaves_room_below_its_limits(on_embedded: Consortium) -> Non
     founders = len(on_embedded.founders)
     limits = [deployment.REGISTRY_GAS + deployment.FOUNDER_GAS * founders]
     limits += [deployment.ESCROW_GAS, deployment.TRAINING_GAS, deployment.EXCHANGE_GAS]
+    limits += [deployment.DIAGNOSIS_GAS]
     for offset, limit in enumerate(limits):
         block = on_embedded.ledger().block(on_embedded.deployment.block + offset)
         receipt: Any = rpc.call("eth_getTransactionReceipt", "0x" + block.transactions[0].hex())

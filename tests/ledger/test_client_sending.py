@@ -288,7 +288,7 @@ def test_something_else_answers(body: bytes) -> None:
     page = HTTPServer(("127.0.0.1", 0), type("Page", (WebPage,), {"body": body}))
     threading.Thread(target=page.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{page.server_port}"
-    deployment = Deployment(1, ADDRESS, ADDRESS, ADDRESS, ADDRESS, 0)
+    deployment = Deployment(1, ADDRESS, ADDRESS, ADDRESS, ADDRESS, ADDRESS, 0)
     with pytest.raises(LedgerUnreachableError, match=url):
         Ledger(url, deployment).members()
     page.shutdown()

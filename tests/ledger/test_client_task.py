@@ -262,9 +262,9 @@ def test_waiting_returns_with_the_block(consortium: Consortium) -> None:
 
 
 def test_a_deployment_file_comes_back_as_it_was(tmp_path: Path) -> None:
-    Deployment(5, ADDRESS, ADDRESS, ADDRESS, ADDRESS, 9).save(tmp_path / "deployment.json")
+    Deployment(5, ADDRESS, ADDRESS, ADDRESS, ADDRESS, ADDRESS, 9).save(tmp_path / "deployment.json")
     assert Deployment.load(tmp_path / "deployment.json") == Deployment(
-        5, ADDRESS, ADDRESS, ADDRESS, ADDRESS, 9
+        5, ADDRESS, ADDRESS, ADDRESS, ADDRESS, ADDRESS, 9
     )
 
 

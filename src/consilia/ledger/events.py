@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consilia.errors import LedgerError, RpcError
 from consilia.ledger.contracts import EventAbi, contract_abi
-from consilia.ledger.event import Event as Event
 from consilia.ledger.diagnosis_events import DIAGNOSIS_EVENTS
+from consilia.ledger.event import Event as Event
 from consilia.ledger.exchange_events import EXCHANGE_EVENTS
 from consilia.ledger.rpc import data_bytes, quantity
 from consilia.values import Address, Digest, Role

@@ -5,7 +5,7 @@ Steps: 0 offer, 1 ask, 2 answer, 3 open_audit, 4 score and accept (or challenge)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
@@ -29,6 +29,9 @@ MARK_TAG, ANSWER_TAG, ROLES_TAG, PAD_TAG = _tag("mark"), _tag("answer"), _tag("r
 
 MAX_IMAGES = 128
 
+HEALTHY: Codes = ()
+"""The diagnosis of an image on which there is nothing."""
+
 
 class ImageRole(Enum):
     """What an image is in a query. The ledger learns which are audit images, and nothing more."""
@@ -36,26 +39,6 @@ class ImageRole(Enum):
     REAL = "real"
     AUDIT = "audit"
     COVER = "cover"
-
-
-@dataclass(frozen=True)
-class Assurance:
-    """How many known cases grade the answers, how many must match, and how many images hide the real one."""
-
-    audits: int
-    threshold: int
-    covers: int
-
-    @property
-    def images(self) -> int:
-        """N, with one real case."""
-        return self.audits + self.covers + 1
-
-
-STANDARD = Assurance(audits=20, threshold=16, covers=11)
-HIGH = Assurance(audits=41, threshold=34, covers=22)
-ASSURANCES = {"standard": STANDARD, "high": HIGH}
-"""Presets. Pass probabilities are in docs/protocols/diagnosis.md; never set the threshold at the accuracy expected."""
 
 
 @dataclass(frozen=True)
@@ -184,14 +167,9 @@ def sealed_words(sealed: bytes) -> tuple[int, ...]:
     return tuple(int.from_bytes(sealed[at : at + 32], "big") for at in range(0, len(sealed), 32))
 
 
-def open_report(query_id: Digest, position: int, answer_secret: bytes, sealed: bytes) -> tuple[Finding, ...]:
-    """The findings in c_j.
-
-    Raises:
-        VerificationError: it is garbled.
-    """
-    opened = encrypt_report(query_id, position, answer_secret, sealed_words(sealed))
-    return from_words(sealed_words(opened))
+def report_words(query_id: Digest, position: int, answer_secret: bytes, sealed: bytes) -> tuple[int, ...]:
+    """The eight words in c_j, whatever they say."""
+    return sealed_words(encrypt_report(query_id, position, answer_secret, sealed_words(sealed)))
 
 
 def reports_digest(sealed: Sequence[bytes]) -> Digest:
@@ -349,6 +327,11 @@ def write_package(query: OwnQuery, image_format: ImageFormat) -> bytes:
     return head + secrets + b"".join(image.pixels for image in query.images)
 
 
+def package_bytes(count: int, image_format: ImageFormat) -> int:
+    """How long a query's plaintext is."""
+    return 46 + count * (32 + image_format.image_bytes)
+
+
 @dataclass(frozen=True)
 class Package:
     """A query as the server opens it: nothing tells one image from another."""
@@ -365,8 +348,7 @@ def read_package(data: bytes, query_id: Digest, count: int, image_format: ImageF
     Raises:
         VerificationError: it is not one of this query, with this number of images of this size.
     """
-    head = 8 + 32 + 6
-    expected = head + count * (32 + image_format.image_bytes)
+    head, expected = 46, package_bytes(count, image_format)
     sizes = tuple(int.from_bytes(data[at : at + 2], "big") for at in (40, 42, 44))
     if data[:8] != PACKAGE_MAGIC or data[8:40] != query_id:
         raise VerificationError("expected the images of this query: they belong to another, or to none")
@@ -473,7 +455,18 @@ def recover(
     Raises:
         VerificationError: garbled, or another diagnosis than the server answered with.
     """
-    findings = open_report(query_id, position, answer_secret, sealed)
+    findings = from_words(report_words(query_id, position, answer_secret, sealed))
     if label_hash(query_id, position, label_secret, codes_of(findings)) != answer:
         raise VerificationError("a report has other codes than the answer on the ledger: the server cheated")
     return Diagnosis(position, findings)
+
+
+def codes_behind(
+    query_id: Digest, position: int, label_secret: bytes, hashed: Digest, candidates: Iterable[Codes]
+) -> Codes | None:
+    """The diagnosis behind an x_j or y_j, by trying; only who has r_j can. None: no candidate.
+
+    For a server it shows what an audit image was said to be; for a hospital, what a spoilt report was about.
+    """
+    tried = (codes for codes in candidates if label_hash(query_id, position, label_secret, codes) == hashed)
+    return next(tried, None)

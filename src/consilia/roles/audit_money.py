@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from consilia.errors import AuditError
 from consilia.federation.contribution import shares_by_samples
 from consilia.ledger.client import Ledger
-from consilia.ledger.events import Claimed, Event, Funded, Refunded, SharesSettled, UnclaimedWithdrawn
 from consilia.ledger.diagnosis import DiagnosisContract
+from consilia.ledger.events import Claimed, Event, Funded, Refunded, SharesSettled, UnclaimedWithdrawn
 from consilia.ledger.exchange import ExchangeContract
 from consilia.roles.diagnosis_log import fold_diagnosis
 from consilia.roles.exchange_log import fold_exchange

@@ -21,6 +21,7 @@ from consilia.protocols.policy import admit
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import METRICS_KEY, LocalMetrics, SkippedStudy
 from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
+from consilia.roles.consultation import Consultation
 from consilia.roles.exchange import Exchange
 from consilia.roles.keys import PartyKeys
 from consilia.roles.party import Party, key_holders
@@ -70,6 +71,7 @@ class Hospital(Party):
         super().__init__(home, settings, report, keys)
         self.settings = settings
         self.exchange = Exchange(self, settings.exchange)
+        self.consultation = Consultation(self)
         self._new_trainer = new_trainer
         self._trainers: dict[int, LocalTrainer] = {}
         self._task_keys: dict[int, Identity] = {}
@@ -82,6 +84,7 @@ class Hospital(Party):
             for task in tasks.values():
                 self.advance(task)
             self.exchange.advance()
+            self.consultation.advance()
 
     def history_changed(self) -> None:
         """What was over may have begun again."""

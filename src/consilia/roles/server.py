@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +32,9 @@ from consilia.protocols.training import (
     decide_round,
     to_bitmap,
 )
+from consilia.roles.answering import Answering
 from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
+from consilia.roles.diagnoser import offered_models
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
 from consilia.roles.rounds import (
@@ -73,9 +75,42 @@ def _closing_name(task_id: int, round_index: int) -> str:
 class Server(Party):
     """Runs tasks. Whatever it does is decided by the ledger and its state, so it may be killed at any point."""
 
+    settings: ServerSettings
+
     def __init__(self, home: Path, settings: ServerSettings, report: Report) -> None:
         super().__init__(home, settings, report)
+        self.settings = settings
         self._openers = ThreadPoolExecutor(OPENERS)
+        self.answering: Answering | None = None
+
+    def follow(self) -> Iterator[dict[int, TaskLog]]:
+        """The tasks whenever the ledger moves; what is asked of this server's models is answered in between."""
+        for tasks in super().follow():
+            if self.answering is not None:
+                self.answering.advance()
+            yield tasks
+
+    def offer_models(self) -> Answering:
+        """Put the models of the settings onto the ledger; from now on `follow` answers queries.
+
+        Raises:
+            SettingsError: a model of the settings is not there.
+        """
+        section = self.settings.diagnosis
+        models = offered_models(section.offers, self.home, self.state, self.tasks())
+        self.answering = Answering(self, models, section.answer_seconds)
+        self.answering.offer()
+        return self.answering
+
+    def serve(self) -> None:
+        """Answer queries until stopped."""
+        self.offer_models()
+        while True:
+            try:
+                for _ in self.follow():
+                    pass
+            except HistoryChangedError:
+                continue  # what was concluded is asked of the ledger again
 
     def run_task(self, spec: TaskSpec, initial_model: InitialModel) -> TaskLog:
         """Take a task from publication to the last payment; called again, it goes on where it was.

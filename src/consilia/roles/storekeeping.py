@@ -12,8 +12,8 @@ from typing import Self
 from consilia.errors import ObjectDamagedError, ObjectMissingError, PolicyError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
-from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, TaskPublished, UpdateRegistered
 from consilia.ledger.diagnosis_events import DIAGNOSIS_EVENTS
+from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, TaskPublished, UpdateRegistered
 from consilia.ledger.exchange_events import EXCHANGE_EVENTS
 from consilia.protocols.training import from_bitmap
 from consilia.settings import LedgerSection
