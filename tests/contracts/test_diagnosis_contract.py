@@ -363,6 +363,24 @@ def test_whoever_stops_pays(
     refused("nothing to expire", asking.diagnosis.expire, query_id)
 
 
+@pytest.mark.parametrize("state", [ASKED, ANSWERED, OPENED, PASSED, ACCEPTED])
+@pytest.mark.parametrize("who", ["hospital", "server"])
+def test_a_party_that_is_out_ends_its_queries_and_loses_nothing_by_it(
+    asking: Asking, state: QueryState, who: str
+) -> None:
+    query_id = asking.query_in(state)
+    asking.contracts.registry.leave(sender=getattr(asking, who))
+    if state is ASKED:
+        refused("a party is not active", asking.answer, query_id)
+        refused("not an active hospital" if who == "hospital" else "server not active", asking.ask)
+    if state is ACCEPTED:
+        refused("a party is not active", asking.release, query_id)
+    asking.diagnosis.expire(query_id)
+    assert asking.credits() == (PRICE_WEI, 0 if state is ASKED else BOND_WEI)
+    if asking.credits()[who == "server"]:  # what a stolen key cannot fetch
+        refused("not an active member", asking.diagnosis.claim, sender=getattr(asking, who))
+
+
 def test_nothing_expires_that_is_over_or_was_never_asked(asking: Asking) -> None:
     query_id = asking.query_in(RELEASED)
     asking.let_pass(5 * DAY)

@@ -148,7 +148,7 @@ def test_a_suspended_hospital_is_refused_from_the_next_block_on(clinic: Clinic) 
     with pytest.raises(TransactionRevertedError, match="not an active hospital"):
         clinic.ask()
     clinic.server.advance()
-    assert clinic.query(waiting).state is STOPPED and "not an active member" in clinic.query(waiting).reason
+    assert clinic.query(waiting).state is STOPPED and clinic.query(waiting).reason == "party not active"
 
 
 def test_reports_that_are_not_there_are_declined(clinic: Clinic) -> None:

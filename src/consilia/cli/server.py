@@ -1,46 +1,54 @@
-"""`consilia server`: the process that publishes tasks and aggregates."""
+"""`consilia server`: the process that publishes tasks, aggregates, and gives second opinions."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from consilia.cli.lifetime import end_in_order
 from consilia.cli.output import Format, Output
 
-app = typer.Typer(help="Publish a training task and aggregate it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from consilia.protocols.task_spec import TaskSpec
+
+app = typer.Typer(help="Publish a training task and aggregate it; answer for models.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Publish a training task and aggregate it."""
+    """Publish a training task and aggregate it; answer for models."""
 
 
 @app.command()
 def run(
     home: Path = typer.Option(..., help="The server's home, with its consilia.toml."),
-    spec: Path = typer.Option(..., help="The TaskSpec, in TOML."),
+    spec: Path | None = typer.Option(None, help="The TaskSpec, in TOML; left out with --serve."),
     initial_model: Path | None = typer.Option(
         None,
         exists=True,
         dir_okay=False,
         help="Start from these weights (safetensors) instead of the detector's random ones.",
     ),
+    serve: bool = typer.Option(
+        False, help="Answer queries for the models of the settings; after the task, until stopped."
+    ),
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
-    """Take one task from its publication to the last payment; run again after a crash, it goes on where it was."""
-    from consilia.errors import SpecError
-    from consilia.protocols.task_spec import TaskSpec, parse_toml
+    """Take one task from its publication to the last payment; run again after a crash, it goes on where it was.
+
+    Queries for the models of the section [diagnosis] are answered all the while; with --serve until stopped.
+    """
+    from consilia.errors import InputError
     from consilia.roles.server import Server
     from consilia.settings import ServerSettings, load
 
     end_in_order()
     settings = load(ServerSettings, home)
-    try:
-        task_spec = parse_toml(spec.read_text())
-    except OSError as error:
-        raise SpecError(f"expected a TaskSpec in {spec.name}; {error.strerror}") from error
+    task_spec = None if spec is None else _read_spec(spec)
+    if task_spec is None and not serve:
+        raise InputError("expected --spec, a task to run, or --serve, to answer queries, or both")
 
     def write_initial(complete: TaskSpec, path: Path) -> None:
         if initial_model is not None:
@@ -52,4 +60,33 @@ def run(
 
     server = Server(home, settings, Output(settings.name, output))
     server.report("ready", account=server.address)
-    server.run_task(task_spec, write_initial)
+    server.offer_models(awaiting=task_spec is not None)
+    if task_spec is not None:
+        server.run_task(task_spec, write_initial)
+    if serve:
+        server.serve()
+
+
+@app.command()
+def withdraw(
+    offer: int = typer.Argument(..., help="The offer's number, as it was reported."),
+    home: Path = typer.Option(..., help="The server's home, with its consilia.toml."),
+    output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
+) -> None:
+    """Take no more queries for a model, for good; those that are open are answered. Take it out of the settings too."""
+    from consilia.roles.answering import Answering
+    from consilia.roles.server import Server
+    from consilia.settings import ServerSettings, load
+
+    settings = load(ServerSettings, home)
+    Answering(Server(home, settings, Output(settings.name, output)), (), 0).withdraw(offer)
+
+
+def _read_spec(path: Path) -> TaskSpec:
+    from consilia.errors import SpecError
+    from consilia.protocols.task_spec import parse_toml
+
+    try:
+        return parse_toml(path.read_text())
+    except OSError as error:
+        raise SpecError(f"expected a TaskSpec in {path.name}; {error.strerror}") from error

@@ -5,7 +5,7 @@
 @title A second opinion on hidden images (docs/contracts.md, section 5; docs/protocols/diagnosis.md)
 @notice Labels and answers are compared as hashes, and only those of audit images before the server is paid.
         ASKED -> ANSWERED -> OPENED -> PASSED -> ACCEPTED -> RELEASED; FAILED below the threshold, STOPPED where
-        somebody does not go on; states never go back. A deadline is the first second at which it is too late. A wei
+        somebody does not go on, or is not an active member any more; states never go back. A deadline is the first second at which it is too late. A wei
         is at each moment held for one open query or credited to one account; `open_wei` is their sum.
 """
 
@@ -272,7 +272,7 @@ def answer(
     @param answers keccak of all A_j; `reports` is W, over all encrypted reports, which lie sealed under `root`.
     """
     self._check_server(query_id, ASKED, True)
-    assert staticcall REGISTRY.is_active(msg.sender, registry.SERVER), "diagnosis: not an active server"
+    assert self._both_active(query_id), "diagnosis: a party is not active"
     bond_wei: uint256 = self._bond(query_id)
     assert msg.value == bond_wei, "diagnosis: not the bond"
     assert root != empty(bytes32), "diagnosis: empty root"
@@ -441,6 +441,7 @@ def release(
     else:
         assert state == convert(ACCEPTED, uint256), "diagnosis: nothing to release"
     assert block.timestamp < deadline, "diagnosis: too late"
+    assert self._both_active(query_id), "diagnosis: a party is not active"
     terms: Terms = self._terms(query_id)
     hidden: uint256 = ~convert(query.roles, uint256) & ((1 << terms.images) - 1)
     self._check_answers(query_id, hidden, terms.images, answers, reports, us, ys)
@@ -451,12 +452,17 @@ def release(
 @external
 def expire(query_id: bytes32):
     """
-    @notice Anybody ends a query that went no further in time; who stopped pays for it.
+    @notice Anybody ends a query that went no further in time; who stopped pays for it. A query of a party that is not
+            active ends at any time, and each side has its own back: else whoever cheats it could have it suspended.
     """
     progress: uint256 = self.queries[query_id].progress
     state: uint8 = convert(progress & 255, uint8)
     deadline: uint256 = progress >> 16
     assert state >= ASKED and state <= ACCEPTED, "diagnosis: nothing to expire"
+    if not self._both_active(query_id):
+        held_wei: uint256 = self._bond(query_id) if state > ASKED else 0
+        self._close(query_id, STOPPED, self._price(query_id), held_wei, "party not active")
+        return
     if state == PASSED:
         deadline += STEP_SECONDS  # the hospital may be silent; then the server has its time
     assert block.timestamp >= deadline, "diagnosis: still in time"
@@ -539,6 +545,13 @@ def _check_answers(
             assert opened == answers[j], "diagnosis: another answer than given"
             count += 1
     assert count == len(us), "diagnosis: not every answer"
+
+
+@internal
+@view
+def _both_active(query_id: bytes32) -> bool:
+    hospital: bool = staticcall REGISTRY.is_active(self.queries[query_id].hospital, registry.HOSPITAL)
+    return hospital and staticcall REGISTRY.is_active(self._server(query_id), registry.SERVER)
 
 
 @internal

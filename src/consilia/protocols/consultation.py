@@ -157,19 +157,23 @@ class Step(Enum):
     EXPIRE = "expire"
 
 
-def next_step(query: Query, account: Address, now: float) -> Step:
+def next_step(query: Query, account: Address, now: float, both_active: bool = True) -> Step:
     """What is up to an account in a query, by the ledger alone; whether it has done it already, `roles` knows.
 
     Args:
         now: Unix seconds.
+        both_active: neither party is suspended or gone; else the query ends without loss to either.
     """
     if account not in (query.hospital, query.server):
         return Step.WAIT
     late = now >= query.deadline
+    if not both_active and not query.state.over:
+        return Step.EXPIRE
     if query.state is QueryState.PASSED:
         return _step_after_score(query, account, now, late)
-    if late and not query.state.over:
-        return Step.EXPIRE
+    if late and not query.state.over:  # who gets the money ends it
+        gains = query.server if query.state is QueryState.ANSWERED else query.hospital
+        return Step.EXPIRE if account == gains else Step.WAIT
     if query.state is QueryState.ACCEPTED and account == query.server:
         return _release(now, query.deadline)
     steps = {
@@ -183,7 +187,7 @@ def next_step(query: Query, account: Address, now: float) -> Step:
 
 def _step_after_score(query: Query, account: Address, now: float, late: bool) -> Step:
     if now >= query.deadline + STEP_SECONDS:
-        return Step.EXPIRE
+        return Step.EXPIRE if account == query.hospital else Step.WAIT
     if account == query.hospital:
         return Step.WAIT if late else Step.JUDGE
     return _release(now, query.deadline + STEP_SECONDS) if late else Step.WAIT

@@ -30,7 +30,6 @@ from consilia.protocols.diagnosis import (
     OwnAnswer,
     Package,
     Place,
-    QueryState,
     list_digest,
     package_bytes,
     positions_of,
@@ -40,10 +39,10 @@ from consilia.protocols.diagnosis import (
 )
 from consilia.protocols.findings import Finding, from_words, to_words
 from consilia.roles.artifacts import fetch_artifact, publish_artifact
-from consilia.roles.consultation import claim_credit
+from consilia.roles.consultation import both_active, claim_credit
 from consilia.roles.diagnosis_log import DiagnosisLog, fold_diagnosis
 from consilia.roles.party import Party
-from consilia.values import Digest, Json, Role
+from consilia.values import Digest, Json
 
 
 class Diagnoser(Protocol):
@@ -132,7 +131,7 @@ class Answering:
         return log
 
     def _attempt(self, query: Query) -> None:
-        step = next_step(query, self.party.address, time.time())
+        step = next_step(query, self.party.address, time.time(), both_active(self.party, query))
         try:
             self._take(step, query)
         except TransactionRevertedError as error:
@@ -148,7 +147,7 @@ class Answering:
                 self._score(query)
             case Step.RELEASE:
                 self._release(query)
-            case Step.EXPIRE if query.state is QueryState.ANSWERED:  # all else is the hospital's money
+            case Step.EXPIRE:
                 self.contract.expire(f"diagnosis/expire/{query.query_id}", query.query_id)
                 self._say(query, "query expired")
 
@@ -228,8 +227,6 @@ class Answering:
     def _open(self, query: Query) -> Package:
         """The images, after every check that needs no model."""
         image_format = self._model(query).card.image_format
-        if not self.party.ledger.registry.is_active(query.hospital, Role.HOSPITAL):
-            raise VerificationError("the hospital is not an active member")
         expected_bytes = package_bytes(query.images, image_format)
         with self.party.store.reader(query.root) as envelope:
             came_bytes = read_frame(envelope).plaintext_bytes

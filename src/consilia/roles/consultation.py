@@ -49,7 +49,7 @@ from consilia.protocols.findings import from_words, localised
 from consilia.roles.artifacts import fetch_artifact, publish_artifact
 from consilia.roles.diagnosis_log import DiagnosisLog, fold_diagnosis
 from consilia.roles.party import Party
-from consilia.values import Digest, Json
+from consilia.values import Digest, Json, Role
 from consilia.whole_file import whole_file
 
 PACKAGE_FILE, REPORTS_FILE = "query.bin", "reports.bin"
@@ -189,7 +189,7 @@ class Consultation:
         return log
 
     def _attempt(self, query: Query) -> None:
-        step = next_step(query, self.party.address, time.time())
+        step = next_step(query, self.party.address, time.time(), both_active(self.party, query))
         try:
             self._take(step, query)
         except TransactionRevertedError as error:
@@ -205,7 +205,7 @@ class Consultation:
                 self._judge(query)
             case Step.RECOVER:
                 self._recover(query)
-            case Step.EXPIRE if query.state is not QueryState.ANSWERED:  # then it is the server's money
+            case Step.EXPIRE:
                 self.contract.expire(f"diagnosis/expire/{query.query_id}", query.query_id)
                 self._say(query.query_id, "query expired")
 
@@ -319,11 +319,19 @@ class Consultation:
             self.party.report(step, query=str(query_id), **facts)
 
 
+def both_active(party: Party, query: Query) -> bool:
+    """Whether the registry lets both parties of a query act; not asked of one that is over."""
+    if query.state.over:
+        return True
+    registry = party.ledger.registry
+    return registry.is_active(query.hospital, Role.HOSPITAL) and registry.is_active(query.server, Role.SERVER)
+
+
 def claim_credit(party: Party, contract: DiagnosisContract, log: DiagnosisLog) -> None:
     """Fetch what a party is owed for its queries, or for its answers."""
     owed_wei = log.owed_wei(party.address)
-    if owed_wei == 0:
-        return
+    if owed_wei == 0 or not party.ledger.member(party.address).in_good_standing(int(time.time())):
+        return  # what a suspended one is owed waits
     try:
         contract.claim(f"diagnosis/claim/{log.claims.get(party.address, 0)}")
     except TransactionRevertedError as error:

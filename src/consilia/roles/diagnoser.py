@@ -62,21 +62,36 @@ class DetectorDiagnoser:
 
 
 def offered_models(
-    offers: Sequence[OfferSection], home: Path, state: State, tasks: Mapping[int, TaskLog]
+    offers: Sequence[OfferSection],
+    home: Path,
+    state: State,
+    tasks: Mapping[int, TaskLog],
+    awaiting: bool = False,
 ) -> list[OfferedModel]:
-    """The models of a server's settings.
+    """The models of a server's settings; `awaiting` passes over those of tasks that have not ended.
 
     Raises:
         SettingsError: a task that this server has not run to its end, or a file that is not there.
         SpecError: the TaskSpec beside a model file is none.
     """
-    return [_offered(offer, home, state, tasks) for offer in offers]
+    found = []
+    for offer in offers:
+        try:
+            found.append(_offered(offer, home, state, tasks))
+        except SettingsError:
+            if not awaiting or offer.task is None:
+                raise
+    return found
 
 
 def _offered(offer: OfferSection, home: Path, state: State, tasks: Mapping[int, TaskLog]) -> OfferedModel:
     spec, path = _model_of(offer, home, state, tasks)
     if not path.exists():
         raise SettingsError(f"diagnosis.offers: expected the weights in {path.name}, there is no such file")
+    if spec.data.windows_hu or spec.data.neighbouring_slices:
+        raise SettingsError(
+            "diagnosis.offers: expected a model of one grey channel; queries hold nothing else"
+        )
     size = spec.model.image_size
     card = OfferCard(offer.title or spec.title, ImageFormat(size, size), spec.purpose.application)
 

@@ -90,14 +90,18 @@ class Server(Party):
                 self.answering.advance()
             yield tasks
 
-    def offer_models(self) -> Answering:
+    def offer_models(self, awaiting: bool = False) -> Answering:
         """Put the models of the settings onto the ledger; from now on `follow` answers queries.
+
+        Args:
+            awaiting: pass over models of tasks that have not ended.
 
         Raises:
             SettingsError: a model of the settings is not there.
         """
         section = self.settings.diagnosis
-        models = offered_models(section.offers, self.home, self.state, self.tasks())
+        self.answering = None
+        models = offered_models(section.offers, self.home, self.state, self.tasks(), awaiting)
         self.answering = Answering(self, models, section.answer_seconds)
         self.answering.offer()
         return self.answering

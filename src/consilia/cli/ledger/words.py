@@ -137,6 +137,13 @@ def _closed(say: Speaker, v: Values) -> str:
     return f"round {v['round_index']} closed: {counted} of {v['registered']} updates, model {model}"
 
 
+def _query_closed(say: Speaker, v: Values) -> str:
+    ends = {6: "released", 7: "failed", 8: "stopped"}  # QueryState; protocols/diagnosis.py loads what hashes
+    shares = f"{ether_text(v['hospital_wei'])} to the hospital, {ether_text(v['server_wei'])} to the server"
+    why = f" ({printable(v['reason'])})" if v["reason"] else ""
+    return f"query {short(v['query_id'])} {ends.get(v['state'], v['state'])}{why}: {shares}"
+
+
 PHRASES: dict[tuple[str, str], Phrase] = {
     ("registry", "MemberAdmitted"): _admitted,
     ("registry", "RecipientKeyChanged"): lambda say, v: (
@@ -170,5 +177,30 @@ PHRASES: dict[tuple[str, str], Phrase] = {
     ("escrow", "Refunded"): lambda say, v: f"{ether_text(v['amount_wei'])} ether refunded",
     ("escrow", "UnclaimedWithdrawn"): lambda say, v: (
         f"{ether_text(v['amount_wei'])} ether unclaimed, taken back"
+    ),
+    ("diagnosis", "ModelOffered"): lambda say, v: (
+        f"{say.account(v['server'])} answers for model {short(v['model_digest'])} "
+        f"at {ether_text(v['price_wei'])} ether: offer {v['offer_id']}"
+    ),
+    ("diagnosis", "OfferWithdrawn"): lambda say, v: f"offer {v['offer_id']} withdrawn",
+    ("diagnosis", "Asked"): lambda say, v: (
+        f"{say.account(v['hospital'])} asks {short(v['query_id'])}: {v['images']} images, "
+        f"{v['threshold']} of {v['audits']} must match"
+    ),
+    ("diagnosis", "Answered"): lambda say, v: f"query {short(v['query_id'])} answered, sealed",
+    ("diagnosis", "AuditOpened"): lambda say, v: (
+        f"query {short(v['query_id'])}: {len(v['xs'])} known cases opened, as hashes"
+    ),
+    ("diagnosis", "Scored"): lambda say, v: (
+        f"query {short(v['query_id'])} scored: {v['matches']} of {len(v['ys'])} match"
+    ),
+    ("diagnosis", "Challenged"): lambda say, v: (
+        f"query {short(v['query_id'])}: boxes of image {v['position']} do not agree, {v['matches']} matches left"
+    ),
+    ("diagnosis", "Accepted"): lambda say, v: f"query {short(v['query_id'])}: score accepted",
+    ("diagnosis", "AnswersReleased"): lambda say, v: f"query {short(v['query_id'])}: hidden answers released",
+    ("diagnosis", "QueryClosed"): _query_closed,
+    ("diagnosis", "DiagnosisCreditPaid"): lambda say, v: (
+        f"{say.account(v['account'])} fetches {ether_text(v['amount_wei'])} ether"
     ),
 }
