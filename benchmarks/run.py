@@ -26,11 +26,15 @@ from typing import Any
 import envelope
 from gas import measure as measure_gas
 from gas import print_gas
+from opinion_gas import measure as measure_opinion
+from opinion_gas import print_opinions
 from rich.console import Console
 from rich.table import Table
 from sampling import TreeSampler
 
 FOLDER = Path(__file__).resolve().parent
+OPINIONS = ((20, 12), (41, 23))
+"""Audit and hidden images of the two presets."""
 PARTS = ("rounds", "gas", "envelopes")
 
 
@@ -207,12 +211,14 @@ def main() -> None:
     parts = PARTS if options.only is None else (options.only,)
     pairs = measure_rounds(options) if "rounds" in parts else []
     gas = [measure_gas(count) for count in options.gas_hospitals] if "gas" in parts else []
+    opinions = [measure_opinion(*shape) for shape in OPINIONS] if "gas" in parts else []
     rates = envelope.measure(envelope.MEGABYTES) if "envelopes" in parts else []
     console = Console(width=160)
     if pairs:
         print_report(console, pairs)
     if gas:
         print_gas(console, gas)
+        print_opinions(console, opinions)
     if rates:
         envelope.print_report(console, rates)
     if options.json is not None:
@@ -222,6 +228,7 @@ def main() -> None:
             "rounds": options.rounds,
             "measured": [asdict(item) for pair in pairs for item in pair],
             "gas": [asdict(item) for item in gas],
+            "opinion_gas": [asdict(item) for item in opinions],
             "envelopes": [asdict(item) for item in rates],
         }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -37,7 +37,7 @@ __all__ = [
 MAX_BATCH = 64
 """Entries of one batch of task keys or shares (contracts/training.vy)."""
 
-# Gas limits: about twice what tests/ledger/test_client_gas.py measures (docs/contracts.md, section 5). Unused
+# Gas limits: about twice what tests/ledger/test_client_gas.py measures (docs/contracts.md, section 7). Unused
 # gas costs nothing, too little costs all, and asking a node for an estimate costs a run of the call.
 PUBLISH_GAS, SPEC_BYTE_GAS = 700_000, 60
 ENROL_GAS = 250_000

@@ -10,14 +10,14 @@ from consilia.ledger.client import Ledger, Receipt
 from consilia.protocols.diagnosis import QueryState
 from consilia.values import Address, Digest
 
-# Gas limits: about twice what tests/contracts/test_diagnosis_gas.py measures (docs/contracts.md, section 6).
+# Gas limits: at least twice what benchmarks/opinion_gas.py measures (docs/contracts.md, section 7).
 OFFER_GAS, CARD_BYTE_GAS = 400_000, 60
 WITHDRAW_GAS = 120_000
 ASK_GAS = 450_000
 ANSWER_GAS = 250_000
 STEP_GAS = 150_000
 CLOSE_GAS = 300_000
-IMAGE_GAS = 12_000
+IMAGE_GAS = 6_000
 """What an image adds to opening, scoring, releasing or challenging."""
 CHALLENGE_GAS = 400_000
 CLAIM_GAS = 150_000

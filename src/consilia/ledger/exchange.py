@@ -9,7 +9,7 @@ from consilia.ledger.client import Ledger, Receipt
 from consilia.protocols.exchange import DealState, Request
 from consilia.values import Address, ArtifactKind, Digest
 
-# Gas limits: about twice what tests/ledger/test_exchange_gas.py measures (docs/contracts.md, section 6).
+# Gas limits: about twice what tests/ledger/test_exchange_gas.py measures (docs/contracts.md, section 7).
 REGISTER_GAS, CARD_BYTE_GAS = 250_000, 60
 WITHDRAW_GAS = 120_000
 ATTEST_GAS = 200_000
