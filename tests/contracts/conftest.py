@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,20 @@ def make_contracts() -> Contracts:
     )
 
 
+@pytest.fixture(scope="session")
+def deployed() -> tuple[boa.Env, Contracts]:
+    """Contracts on a chain that every test finds as they were deployed: that costs more than most tests do."""
+    env = boa.Env()
+    with boa.swap_env(env):
+        boa.env.evm.patch.code_size_limit = 24_576
+        return env, make_contracts()
+
+
 @pytest.fixture
-def contracts() -> Contracts:
-    """Freshly deployed contracts."""
-    return make_contracts()
+def contracts(own_evm: None, deployed: tuple[boa.Env, Contracts]) -> Iterator[Contracts]:
+    """Contracts as if freshly deployed: what a test does to their chain is undone after it."""
+    env, made = deployed
+    timestamp = env.evm.patch.timestamp
+    with boa.swap_env(env), env.anchor():
+        yield replace(made)
+    env.evm.patch.timestamp = timestamp

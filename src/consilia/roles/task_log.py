@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from consilia.errors import SpecError
+from consilia.errors import AuditError, SpecError
 from consilia.ledger.events import (
     Claimed,
     Enrolled,
@@ -106,19 +106,32 @@ class TaskLog:
 
 
 def fold(events: Iterable[Event]) -> dict[int, TaskLog]:
-    """The tasks in a list of events, by task id. The contract keeps the order lawful; this only collects."""
+    """The tasks in a list of events, by task id. The contract keeps the order lawful; this only collects.
+
+    Raises:
+        AuditError: a task is by somebody whom the registry among these events never admitted.
+    """
     tasks: dict[int, TaskLog] = {}
     recipients: dict[Address, bytes] = {}
     for event in events:
         if isinstance(event, MemberAdmitted | RecipientKeyChanged):
             recipients[event.account] = event.recipient_key
         elif isinstance(event, TaskPublished):
-            tasks[event.task_id] = TaskLog(event, {event.server: recipients[event.server]})
+            tasks[event.task_id] = TaskLog(event, {event.server: _key_of(event.server, recipients)})
         elif (task := tasks.get(getattr(event, "task_id", -1))) is not None:
             if isinstance(event, Enrolled):
-                task.recipients[event.hospital] = recipients[event.hospital]
+                task.recipients[event.hospital] = _key_of(event.hospital, recipients)
             _apply(task, event)
     return tasks
+
+
+def _key_of(account: Address, recipients: dict[Address, bytes]) -> bytes:
+    if account not in recipients:
+        raise AuditError(
+            f"{account} takes part in a task, but no event of the registry admits it: the deployment file names another "
+            "registry than the one that the training contract asks, or the chain tells only a part"
+        )
+    return recipients[account]
 
 
 def _apply(task: TaskLog, event: Event) -> None:

@@ -17,8 +17,9 @@ from tests.ledger.embedded.members import genesis, payment
 from tests.ledger.embedded.network import NodeProcess, build_network, wait_for
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
-DEATHS = 8
-CHURN_SECONDS = 60.0
+DEATHS = 30
+CHURN_SECONDS = 120.0
+PAUSE_SECONDS = (1.0, 6.0)  # between two deaths: long enough that four nodes and their clients get some work done
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ class Clients(threading.Thread):
         self._done = threading.Event()
 
     def run(self) -> None:
-        while not self._done.wait(0.3):
+        while not self._done.wait(1.0):
             for index in range(3):
                 self._send(index)
 
@@ -68,7 +69,7 @@ def test_nodes_that_die_and_come_back_at_random_lose_nothing(network: list[NodeP
     clients.start()
     deadline, deaths = time.monotonic() + CHURN_SECONDS, 0
     while deaths < 3 or (time.monotonic() < deadline and deaths < DEATHS):
-        time.sleep(drawn.uniform(0.2, 2.0))
+        time.sleep(drawn.uniform(*PAUSE_SECONDS))
         victim = drawn.choice(network)
         victim.kill()
         victim.start()
