@@ -100,6 +100,7 @@ def test_denied_and_disputed(town: Consortium, cli: Cli) -> None:
     ruled = step(cli("exchange", "rule", home="server"), "ruled")
     assert ruled["deal"] == second and ruled["for_buyer"] is False
     assert cli("exchange", "rule", home="server")[-1]["step"] == "nothing to judge"
+    cli("exchange", "attest", root, home="server", code=2)  # a data set is not sealed to it
     assert {line["state"] for line in cli("exchange", "ls")} == {"refunded", "paid"}
 
 

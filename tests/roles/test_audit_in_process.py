@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,11 @@ def test_a_finished_home_is_in_order(three: Consortium) -> None:
     result = audit(three.home, quiet)
     assert (result.models_rederived, result.objects) == (2, 1 + 3 + 6 + 2)
     assert len(result.reports[task.task_id, 1].included) == 3
+    # the same home with a deployment file that names a registry of somebody else's
+    file = three.home / "deployment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"registry": three.deployment.exchange}))
+    with pytest.raises(AuditError, match="no event of the registry admits it"):
+        audit(three.home, quiet)
 
 
 @pytest.mark.parametrize("attack", ["register_what_is_not_there", "forge_size", "forge_key_hash", "send_nan"])

@@ -18,6 +18,7 @@ from consilia.imaging.readers import read_dataset
 from consilia.ledger.registry import Kind
 from consilia.protocols.exchange import DealState, Verdict
 from consilia.protocols.receipt import verify_receipt
+from consilia.roles.attestation import attest, attest_update
 from consilia.roles.audit import audit
 from consilia.roles.exchange import Exchange, Terms
 from consilia.roles.fetching import await_delivery, take_in
@@ -138,9 +139,16 @@ def test_an_update_of_a_task_is_sold(trade: Trade) -> None:
     assert float(weights["scale"]) == 1.5  # a half, and the seller's number
     proven = verify_receipt(trade.buyer.receipt_file(deal).read_bytes())
     assert proven.root == listing.root
-    trade.buyer.attest(listing, trade.buyer.secret_of(deal), Verdict.AS_REGISTERED, "trains well")
+    attest(trade.buyer.party, listing, trade.buyer.secret_of(deal), Verdict.AS_REGISTERED, "trains well")
+    assert attest_update(town.server, str(listing.root), "was in the average") is Verdict.AS_REGISTERED
     attested = trade.seller.log().find(str(listing.root)).attestations
-    assert [(item.attester, item.note) for item in attested] == [(town.addresses[1], "trains well")]
+    assert [(item.attester, item.note) for item in attested] == [
+        (town.addresses[1], "trains well"),
+        (town.server_address, "was in the average"),
+    ]
+    assert not list((town.home / "server" / "work").glob("attested*"))  # what it looked at does not stay
+    with pytest.raises(InputError, match="no update of a task of this server"):
+        attest_update(town.server, str(trade.register()), "never opened it")
 
 
 def test_an_update_that_training_never_took_is_no_offer(trade: Trade) -> None:
@@ -405,7 +413,7 @@ def test_an_attestation_needs_the_secret(trade: Trade) -> None:
     from consilia.errors import TransactionRevertedError
 
     with pytest.raises(TransactionRevertedError, match="not the secret's signature"):
-        trade.buyer.attest(listing, b"\x07" * 32, Verdict.AS_REGISTERED, "I never saw it")
+        attest(trade.buyer.party, listing, b"\x07" * 32, Verdict.AS_REGISTERED, "I never saw it")
     assert trade.buyer.log().find(str(root)).attestations == ()
 
 

@@ -191,23 +191,35 @@ def rule(home: Path = HOME, output: Format = FORMAT) -> None:
 
 @app.command()
 def attest(
-    deal: str = DEAL,
-    home: Path = HOME,
+    what: str = typer.Argument(
+        ..., help="A buyer: the deal's id. A server: the root of an update of its task. Or the first digits."
+    ),
+    home: Path = typer.Option(..., help="The home of the buyer or of the server."),
     note: str = typer.Option("", help="Up to 256 bytes; everybody reads it."),
     output: Format = FORMAT,
 ) -> None:
-    """Say on the ledger what you found in an artifact that you bought: only its secret can sign that."""
+    """Say on the ledger what you found in an artifact that you opened: only its secret can sign that."""
     from consilia.errors import InputError
     from consilia.protocols.exchange import Verdict
+    from consilia.roles.attestation import attest as put_on_ledger
+    from consilia.roles.attestation import attest_update
+    from consilia.roles.party import Party
+    from consilia.settings import ServerSettings, load_party
 
+    settings = load_party(home)
+    if isinstance(settings, ServerSettings):
+        party = Party(home, settings, Output(settings.name, output))
+        party.report("attested", verdict=attest_update(party, what, note).name.lower())
+        return
     exchange = open_exchange(home, output)
     log = exchange.log()
-    found = log.find_deal(deal)
+    found = log.find_deal(what)
     verdict = exchange.party.state.fact(f"exchange/found/{found.deal_id}")
     listing = log.listing_of(found)
     if verdict is None or listing is None:
         raise InputError(f"deal {found.deal_id} is not opened in this home: fetch it first")
-    exchange.attest(listing, exchange.secret_of(found), Verdict[verdict], note)
+    put_on_ledger(exchange.party, listing, exchange.secret_of(found), Verdict[verdict], note)
+    exchange.party.report("attested", verdict=verdict.lower())
 
 
 @app.command("ls")

@@ -101,14 +101,20 @@ def open_envelope(
         EnvelopeError: malformed, damaged, for others, of another context, or not rebuilt byte for byte.
     """
     frame, header = _read_header(ciphertext, recipients, context)
-    own = next((key for key in identity.recipients if key in recipients), None)
-    if own is None:
-        raise EnvelopeError(f"an envelope is not sealed for the recipient {identity.recipient.hex()}")
-    stanzas_at = frame.header_bytes - STANZA_BYTES * len(recipients)
-    at = stanzas_at + STANZA_BYTES * sorted(recipients).index(own)
-    info = _stanza_info(header[:stanzas_at])
-    secret = hpke.open_sealed(header[at : at + STANZA_BYTES], identity, own, info)
+    secret = _open_stanza(frame, header, identity, recipients)
     return _decrypt(ciphertext, plaintext, secret, frame, header, recipients, root)
+
+
+def read_secret(
+    ciphertext: BinaryIO, identity: Opener, recipients: Sequence[bytes], context: ArtifactContext
+) -> bytes:
+    """The secret (sigma) that an envelope holds for one of its recipients; the body is not looked at.
+
+    Raises:
+        EnvelopeError: the head is malformed, for others, of another context, or holds no such secret.
+    """
+    frame, header = _read_header(ciphertext, recipients, context)
+    return _open_stanza(frame, header, identity, recipients)
 
 
 def open_with_secret(
@@ -242,6 +248,16 @@ def _read_header(
         raise EnvelopeError(f"an envelope is sealed for other recipients than the {len(recipients)} expected")
     stanzas = read_full(ciphertext, STANZA_BYTES * len(recipients))
     return frame, frame.encode() + stanzas
+
+
+def _open_stanza(frame: Frame, header: bytes, identity: Opener, recipients: Sequence[bytes]) -> bytes:
+    own = next((key for key in identity.recipients if key in recipients), None)
+    if own is None:
+        raise EnvelopeError(f"an envelope is not sealed for the recipient {identity.recipient.hex()}")
+    stanzas_at = frame.header_bytes - STANZA_BYTES * len(recipients)
+    at = stanzas_at + STANZA_BYTES * sorted(recipients).index(own)
+    info = _stanza_info(header[:stanzas_at])
+    return hpke.open_sealed(header[at : at + STANZA_BYTES], identity, own, info)
 
 
 def _digest_and_size(plaintext: BinaryIO) -> tuple[bytes, int]:

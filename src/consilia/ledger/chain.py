@@ -20,6 +20,9 @@ POLL_SECONDS = 0.25
 AGREEMENT_SECONDS = 0.05
 """Between two questions to witnesses: about what a block takes to reach a neighbour."""
 
+UNASKED_CONFIRMATIONS = 3
+"""What the embedded chain gives each transaction at once; for more its node has to be asked."""
+
 LONGEST_WAIT_SECONDS = 10.0
 """A single waiting request stays well below the HTTP timeout."""
 
@@ -52,6 +55,7 @@ class Chain:
         self._witnesses = Witnesses(witnesses) if witnesses else None
         self._agreed: BlockInfo | None = None
         self._node_calls_back = True
+        self._node_buries = confirmations > UNASKED_CONFIRMATIONS
 
     def head(self) -> int:
         """The number of the newest block."""
@@ -140,18 +144,32 @@ class Chain:
             The head's number.
         """
         timeout_seconds = min(timeout_seconds, LONGEST_WAIT_SECONDS)
+        if self._node_buries:
+            self._ask_for_depth()
         if self._node_calls_back:
             try:
                 return quantity(self.rpc.call("consilia_waitForBlock", after_number, timeout_seconds))
             except RpcError as error:
-                if error.code != METHOD_NOT_FOUND and "not found" not in str(error).lower():
-                    raise
+                _require_unknown_method(error)
                 self._node_calls_back = False  # some other engine
         head = self.head()
         if head > after_number:
             return head
         time.sleep(min(POLL_SECONDS, timeout_seconds))
         return self.head()
+
+    def _ask_for_depth(self) -> None:
+        """A chain that makes blocks on demand must know that somebody waits for more of them."""
+        try:
+            self.rpc.call("consilia_bury", self.confirmations - 1)
+        except RpcError as error:
+            _require_unknown_method(error)
+            self._node_buries = False  # some other engine, which makes blocks by the clock
+
+
+def _require_unknown_method(error: RpcError) -> None:
+    if error.code != METHOD_NOT_FOUND and "not found" not in str(error).lower():
+        raise error
 
 
 def _block_info(found: dict[str, Any]) -> BlockInfo:

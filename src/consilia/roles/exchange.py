@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consilia.crypto.blinding import derive_t
-from consilia.crypto.typed_data import sign_with_secret
 from consilia.errors import (
     EnvelopeError,
     InputError,
-    PolicyError,
     StoreError,
     TransactionRevertedError,
     VerificationError,
@@ -30,7 +28,6 @@ from consilia.protocols.exchange import (
     SealedOffer,
     Step,
     Verdict,
-    attestation_digest,
     check_offer,
     exchange_domain,
     make_offer,
@@ -343,26 +340,6 @@ class Exchange:
         key = f"exchange/dispute/{deal.deal_id}"
         self.contract.dispute(key, deal.deal_id, evidence, deal.request.bond_wei)
         self._say(deal, "disputed")
-
-    def attest(self, listing: Listing, secret: bytes, verdict: Verdict, note: str) -> None:
-        """Say on the ledger what one found in an artifact that one has opened.
-
-        Raises:
-            PolicyError: the note is longer than the contract takes.
-        """
-        if len(note.encode()) > 256:
-            raise PolicyError(f"a note has at most 256 bytes, this one {len(note.encode())}")
-        place = (listing.owner, listing.root, listing.key_hash)
-        digest = attestation_digest(self.domain, self.party.address, *place, verdict, note)
-        self.contract.attest(
-            f"exchange/attest/{listing.root}/{verdict}/{Digest.of(note.encode())}",
-            owner=listing.owner,
-            root=listing.root,
-            key_hash=listing.key_hash,
-            verdict=verdict,
-            note=note,
-            signature=sign_with_secret(digest, secret),
-        )
 
     # Both
 

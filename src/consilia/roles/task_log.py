@@ -128,8 +128,8 @@ def fold(events: Iterable[Event]) -> dict[int, TaskLog]:
 def _key_of(account: Address, recipients: dict[Address, bytes]) -> bytes:
     if account not in recipients:
         raise AuditError(
-            f"{account} takes part in a task, but no event of the registry admits it: the deployment file names another "
-            "registry than the one that the training contract asks, or the chain tells only a part"
+            f"{account} takes part in a task, but no event of the registry admits it: the deployment file names "
+            "another registry than the one that the training contract asks, or the chain tells only a part"
         )
     return recipients[account]
 

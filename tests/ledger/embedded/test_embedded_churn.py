@@ -19,7 +19,10 @@ from tests.ledger.embedded.network import NodeProcess, build_network, wait_for
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 DEATHS = 30
 CHURN_SECONDS = 120.0
-PAUSE_SECONDS = (1.0, 6.0)  # between two deaths: long enough that four nodes and their clients get some work done
+PAUSE_SECONDS = (
+    1.0,
+    6.0,
+)  # between two deaths: long enough that four nodes and their clients get some work done
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from consilia.ledger.embedded import miner as miner_module
 from consilia.ledger.embedded import seal
@@ -117,6 +118,40 @@ def test_a_transaction_is_mined_and_buried_and_then_nothing(consortium: Consorti
     watched.miner.close()
     assert watched.blocks.empty()
     assert gone(watched.miner.search_pid)
+
+
+def test_a_program_that_waits_for_depth_gets_it_and_then_all_is_quiet(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(miner_module, "MAX_BURIAL_BLOCKS", 16)
+    watched = Watched(consortium)
+    extend(watched.chain, [payment(0, 0)])
+    watched.miner.start()
+    for _ in range(BURIAL_BLOCKS):
+        watched.blocks.get(timeout=PATIENCE_SECONDS)
+    watched.miner.bury(11)
+    for _ in range(11 - BURIAL_BLOCKS):
+        watched.blocks.get(timeout=PATIENCE_SECONDS)
+    watched.miner.bury(5)  # somebody else is content with less
+    assert watched.miner._seconds_until_due() > miner_module.HEARTBEAT_SECONDS / 2
+    watched.miner.bury(10**9)  # whoever asks for the moon gets a bounded chain
+    for _ in range(miner_module.MAX_BURIAL_BLOCKS - 11):
+        watched.blocks.get(timeout=PATIENCE_SECONDS)
+    assert watched.miner._seconds_until_due() > miner_module.HEARTBEAT_SECONDS / 2
+    watched.miner.close()
+    assert watched.blocks.empty()
+
+
+def test_a_program_that_has_gone_is_not_mined_for(consortium: Consortium) -> None:
+    watched = Watched(consortium)
+    extend(watched.chain, [payment(0, 0)])
+    for _ in range(BURIAL_BLOCKS):
+        extend(watched.chain)
+    watched.miner.bury(40)
+    assert watched.miner._seconds_until_due() <= miner_module.MAX_GIVE_WAY_SECONDS
+    watched.miner._asked_until = 0.0  # a minute later
+    assert watched.miner._seconds_until_due() > miner_module.HEARTBEAT_SECONDS / 2
+    watched.miner.close()
 
 
 def test_what_waits_together_is_mined_together(consortium: Consortium) -> None:

@@ -15,12 +15,21 @@ import psutil
 import pytest
 
 from consilia.errors import HomeError
+from consilia.ledger.chain import Chain as Reader
 from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.genesis import Genesis, NodeSettings
 from consilia.ledger.embedded.node import Node
 from consilia.ledger.embedded.replay import replay
+from consilia.ledger.rpc import Rpc
 from tests.ledger.embedded.members import KEYS, extend, genesis, payment
-from tests.ledger.embedded.network import NodeProcess, build_network, credentials, free_ports, wait_for
+from tests.ledger.embedded.network import (
+    PATIENCE_SECONDS,
+    NodeProcess,
+    build_network,
+    credentials,
+    free_ports,
+    wait_for,
+)
 
 pytestmark = pytest.mark.network
 
@@ -72,6 +81,11 @@ def test_three_nodes_agree_share_the_blocks_and_survive_kill_9(network: list[Nod
     )
     assert set(miners) == {KEYS[index].address for index in range(3)}
     assert sum(victim.ask("consilia_status")["peers"].values()) == 2
+
+    # Whoever wants more confirmations than the chain gives by itself does not wait for heartbeats, one a minute.
+    reader = Reader(Rpc(network[1].url), confirmations=9)
+    number = int(network[1].receipt(network[1].send(payment(1, 12).raw))["blockNumber"], 16)
+    assert reader.wait(number - 1, PATIENCE_SECONDS) >= number
     for node in network:
         assert node.terminate() == 0
         report = replay(node.settings.chain_file, genesis_of(node))

@@ -23,6 +23,10 @@ from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.search import SearchProcess
 
 BURIAL_BLOCKS = 2  # a transaction gets this many blocks on top without waiting for the next one
+MAX_BURIAL_BLOCKS = 64  # and so many where a program of this machine asks for it
+BURIAL_LEASE_SECONDS = (
+    60.0  # a program that waits asks again within ten; one that has died asks for nothing more
+)
 TURN_SECONDS = 0.15  # about what draft, search and travel of a small block take on a busy core
 TURN_SECONDS_PER_TRANSACTION = (
     0.015  # the leader drafts it, and the next one imports it, before giving way pays
@@ -63,6 +67,8 @@ class Miner:
         self._stopping = False
         self._reason: _Reason | None = None
         self._reason_since = 0.0
+        self._asked_blocks = BURIAL_BLOCKS
+        self._asked_until = 0.0
         self._search = SearchProcess(self._take_result)
         self._thread = threading.Thread(target=self._run, name="miner", daemon=True)
         self.mined = 0
@@ -87,6 +93,23 @@ class Miner:
         with self._wake:
             self._news += 1
             self._wake.notify_all()
+
+    def bury(self, blocks: int) -> None:
+        """Somebody waits until the newest transaction has so many blocks on top; holds for a minute.
+
+        An idle chain stays idle: once the last block with transactions lies that deep there is nothing to bury.
+        More than MAX_BURIAL_BLOCKS come with the heartbeats.
+        """
+        now = time.monotonic()
+        if now >= self._asked_until or blocks >= self._asked_blocks:
+            news = self._burial_blocks() < min(blocks, MAX_BURIAL_BLOCKS)
+            self._asked_blocks = min(max(blocks, BURIAL_BLOCKS), MAX_BURIAL_BLOCKS)
+            self._asked_until = now + BURIAL_LEASE_SECONDS
+            if news:
+                self.poke()
+
+    def _burial_blocks(self) -> int:
+        return self._asked_blocks if time.monotonic() < self._asked_until else BURIAL_BLOCKS
 
     def close(self) -> None:
         """Stop the thread and the search."""
@@ -137,9 +160,9 @@ class Miner:
         return (order.index(self._coinbase) - leader) % len(order)
 
     def _must_bury(self, head: Header) -> bool:
-        """Whether one of the last BURIAL_BLOCKS blocks has transactions, so has too few blocks on top."""
+        """Whether one of the newest blocks has transactions, so has too few blocks on top."""
         header: Header | None = head
-        for _ in range(BURIAL_BLOCKS):
+        for _ in range(self._burial_blocks()):
             if header is None:
                 return False
             if not header.is_empty:

@@ -15,6 +15,7 @@ from consilia.ledger.embedded.genesis import Genesis, NodeSettings
 from consilia.ledger.embedded.gossip import Gossip
 from consilia.ledger.embedded.miner import Miner
 from consilia.ledger.embedded.node_key import Credentials, NodeKey
+from consilia.ledger.embedded.parameters import read_quantity
 from consilia.ledger.embedded.pool import Pool
 from consilia.ledger.embedded.rpc import ChainMethods, Method
 from consilia.ledger.embedded.salvage import open_chain
@@ -65,6 +66,7 @@ class Node:
         self._methods |= {
             "eth_sendRawTransaction": self._send_raw_transaction(methods["eth_sendRawTransaction"]),
             "consilia_status": self.status,
+            "consilia_bury": self.bury,
         }
 
     def start(self) -> None:
@@ -99,6 +101,13 @@ class Node:
         if progress.adopted and self.miner is not None:
             self.miner.poke()
         return progress
+
+    def bury(self, blocks: Json) -> Json:
+        """A program waits for so many blocks on top of the newest transaction; whether this node mines."""
+        count = blocks if isinstance(blocks, int) else read_quantity(blocks, "a number of blocks")
+        if self.miner is not None:
+            self.miner.bury(count)
+        return self.miner is not None
 
     def status(self) -> Json:
         """The node in numbers, for people and tests."""
