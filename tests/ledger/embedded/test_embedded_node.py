@@ -90,7 +90,7 @@ def test_three_nodes_agree_share_the_blocks_and_survive_kill_9(network: list[Nod
         assert node.terminate() == 0
         report = replay(node.settings.chain_file, genesis_of(node))
         assert report.height >= height
-        assert report.transactions == 3 * 12 + 6 + 1
+        assert report.transactions == 3 * 12 + 6 + 1 + 1
 
 
 def genesis_of(node: NodeProcess) -> Genesis:
