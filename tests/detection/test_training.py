@@ -10,8 +10,10 @@ import torch
 from consilia.detection import weights
 from consilia.detection.detectors import build
 from consilia.detection.evaluation import evaluate
-from consilia.detection.training import BatchOrder, Recipe, StepBudget, Trainer, learning_rate
-from consilia.errors import DatasetError, WeightsError
+from consilia.detection.placement import Placement
+from consilia.detection.training import BatchOrder, Recipe, StepBudget, Trainer, WeightMean, learning_rate
+from consilia.errors import DatasetError, SpecError, WeightsError
+from tests.consortium import read_weights
 from tests.detection.squares import square_example
 
 SIZE = 64
@@ -83,6 +85,71 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(start, tmp_path):
     assert metrics.skipped == metrics.steps == 2
     assert math.isnan(metrics.loss)
     assert (tmp_path / "out").read_bytes() == start.read_bytes()
+
+
+def test_a_proximal_term_holds_a_round_near_where_it_began(start, tmp_path):
+    def moved(mu: float) -> float:
+        pulled = trainer(recipe=replace(RECIPE, proximal_mu=mu, learning_rate=1e-2))
+        pulled.train(start, StepBudget(4, 2, 6), tmp_path / "out")
+        before, after = (read_weights(path) for path in (start, tmp_path / "out"))
+        return float(sum(((after[name] - before[name]) ** 2).sum() for name in before))
+
+    assert moved(100.0) < 0.8 * moved(0.0)
+
+
+def test_the_mean_of_the_weights_is_the_mean_of_the_weights(start, tmp_path):
+    """Of the weights after each step, by the published recursion, whatever the detector does."""
+    recipe = replace(RECIPE, ema_decay=0.3)
+    trainer(recipe=recipe).train(start, StepBudget(2, 0, 4), tmp_path / "mean")
+    one = trainer()
+    weights.load_into(one.model, start)
+    mean = WeightMean(list(one.model.parameters()), 0.3)
+    honest = one._step
+    one._step = lambda *arguments: (honest(*arguments), mean.add(list(one.model.parameters())))[0]
+    one.run(StepBudget(2, 0, 4))
+    mean.put_into(list(one.model.parameters()))
+    weights.save(one.model, tmp_path / "expected")
+    assert (tmp_path / "mean").read_bytes() == (tmp_path / "expected").read_bytes()
+    weight = torch.nn.Parameter(torch.zeros(1))
+    mean = WeightMean([weight], 0.9)
+    for value in (1.0, 2.0):
+        weight.data.fill_(value)
+        mean.add([weight])
+    mean.put_into([weight])
+    # decays 2/11 and 3/12: (2/11 * 0 + 9/11 * 1) * 1/4 + 3/4 * 2
+    assert weight.item() == pytest.approx(9 / 44 + 1.5)
+
+
+def test_batches_prepared_ahead_are_the_same_batches(start, tmp_path):
+    examples = [square_example(i, size=SIZE, lesions=i % 3) for i in range(9)]
+    for name, ahead in (("in turn", 0), ("ahead", 2)):
+        one = Trainer("faster-rcnn", 1, SIZE, RECIPE, examples, 0, placement=Placement(ahead=ahead))
+        one.train(start, StepBudget(3, 0, 4), tmp_path / name)
+    assert (tmp_path / "in turn").read_bytes() == (tmp_path / "ahead").read_bytes()
+
+
+def test_half_precision_and_channels_last_train_the_same_float32_weights(start, tmp_path):
+    """What a GPU gets, on a core: the file keeps its shapes and order, and the weights move about as far."""
+    examples = [square_example(i, size=SIZE, lesions=1) for i in range(4)]
+    for name, placement in (
+        ("plain", Placement()),
+        ("as on a GPU", Placement(bfloat16=True, channels_last=True)),
+    ):
+        one = Trainer("faster-rcnn", 1, SIZE, RECIPE, examples, 0, placement=placement)
+        metrics = one.train(start, StepBudget(1, 1, 4), tmp_path / name)
+        assert metrics.skipped == 0
+        assert all(p.dtype == torch.float32 for p in one.model.parameters())
+    before, plain, half = (read_weights(tmp_path / name) for name in ("start", "plain", "as on a GPU"))
+    assert list(half) == list(before)
+    step = {name: np.abs(plain[name] - before[name]).max() for name in before}
+    assert all(np.abs(half[name] - before[name]).max() <= 3 * step[name] + 1e-6 for name in before)
+    assert any(not np.array_equal(half[name], before[name]) for name in before)
+
+
+def test_pictures_that_cannot_be_shared_out_among_the_ranks_are_refused():
+    placement = Placement(rank=1, ranks=3)
+    with pytest.raises(SpecError, match="2 pictures cannot be shared out among 3 processes"):
+        Trainer("faster-rcnn", 1, SIZE, RECIPE, [square_example(0)], 0, placement=placement)
 
 
 def test_no_pictures_no_training():

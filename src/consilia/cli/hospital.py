@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,9 +41,13 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
     from consilia.roles.node import NodeProcess
     from consilia.settings import HospitalSettings, load
 
-    end_in_order()
     settings = load(HospitalSettings, home)
     report = Output(settings.name, output)
+    if int(os.environ.get("RANK", "0")):
+        from consilia.roles.ranks import follow
+
+        return follow(settings.data, report)
+    end_in_order()
     with ExitStack() as stack:
         node = None
         if settings.node is not None:
@@ -52,7 +57,7 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
         from consilia.roles.hospital import Hospital
 
         keys = open_keys(settings.keys)
-        make_trainer = new_trainer or _detector_trainers(settings, report)
+        make_trainer = new_trainer or _detector_trainers(home, settings, report)
         if node is not None:
             node.give_key(keys.signer)
             node.wait_ready()
@@ -63,11 +68,15 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
         hospital.run()
 
 
-def _detector_trainers(settings: HospitalSettings, report: Output) -> TrainerFactory:
+def _detector_trainers(home: Path, settings: HospitalSettings, report: Output) -> TrainerFactory:
     from consilia.roles.local_training import DetectorTrainer
+    from consilia.roles.ranks import LeadingTrainer
+
+    kind = LeadingTrainer if int(os.environ.get("WORLD_SIZE", "1")) > 1 else DetectorTrainer
 
     def make(spec: TaskSpec, seed: int) -> DetectorTrainer:
-        return DetectorTrainer(spec, settings.data, seed, report)
+        own_norm = home / "local-norm" / f"{str(spec.digest)[:16]}.safetensors"
+        return kind(spec, settings.data, seed, report, own_norm)
 
     return make
 

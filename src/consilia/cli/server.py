@@ -51,12 +51,12 @@ def run(
         raise InputError("expected --spec, a task to run, or --serve, to answer queries, or both")
 
     def write_initial(complete: TaskSpec, path: Path) -> None:
-        if initial_model is not None:
+        if initial_model is not None and not complete.training.local_norm:
             path.write_bytes(initial_model.read_bytes())
             return
         from consilia.roles.local_training import write_initial_model
 
-        write_initial_model(complete, path)
+        write_initial_model(complete, path, initial_model)
 
     server = Server(home, settings, Output(settings.name, output))
     server.report("ready", account=server.address)

@@ -1,4 +1,7 @@
-"""A hospital's trainer: its own images, read once, and the task's detector trained on them round after round."""
+"""A hospital's trainer: its own images, read once, and the task's detector trained on them round after round.
+
+Where normalisation stays local (FedBN) it lies in a file of the hospital's home, which no other file repeats.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from consilia.detection import weights as weights_file
+from consilia.detection.augment import Augment
 from consilia.detection.detectors import build
 from consilia.detection.examples import prepare
 from consilia.detection.training import Recipe, StepBudget, Trainer
-from consilia.errors import DatasetError
+from consilia.errors import DatasetError, WeightsError
+from consilia.federation.tensors import LOCAL_KEY, TensorFile, local_names, local_tensors
 from consilia.imaging.cases import Dataset, Skipped, WindowHU
+from consilia.imaging.channels import with_neighbours, with_windows
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import SkippedStudy
@@ -21,9 +28,16 @@ from consilia.settings import DataSection
 
 
 class DetectorTrainer:
-    """Trains the TaskSpec's detector on one hospital's data, on one core."""
+    """Trains the TaskSpec's detector on one hospital's data, on a GPU if there is one, otherwise on one core.
 
-    def __init__(self, spec: TaskSpec, data: DataSection, seed: int, report: Report) -> None:
+    Args:
+        seed: the hospital's own.
+        own_norm: where its normalisation layers lie between rounds, if the task leaves them here.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, data: DataSection, seed: int, report: Report, own_norm: Path | None = None
+    ) -> None:
         torch.set_num_threads(
             1
         )  # several hospitals share a machine; a second thread would win little and cost the others
@@ -34,6 +48,7 @@ class DetectorTrainer:
         self.studies_used = dataset.studies_used
         self.num_examples = len(examples)
         self._spec = spec
+        self._own_norm = own_norm
         recipe = recipe_of(spec)
         self._trainer = Trainer(
             spec.model.detector, len(spec.data.categories), spec.model.image_size, recipe, examples, seed
@@ -51,30 +66,85 @@ class DetectorTrainer:
         """Load the global model and take the round's steps; return their mean loss and number."""
         training = self._spec.training
         steps = training.local_steps(self.num_examples)
-        weights_file.load_into(self._trainer.model, weights)
+        self._load(weights, round_index)
         losses = self._trainer.run(StepBudget(steps, round_index * steps, training.rounds * steps))
         finite = [loss for loss in losses if loss == loss and abs(loss) != float("inf")]
         return (sum(finite) / len(finite) if finite else -1.0), len(losses)
 
+    def _load(self, weights: Path, round_index: int) -> None:
+        model = self._trainer.model
+        if not self._spec.training.local_norm:
+            weights_file.load_into(model, weights)
+            return
+        # round 0 begins with the drawn layers: those on disk could be of an earlier task with the same spec
+        load_with_own_norm(model, weights, self._own_norm if round_index else None)
+
     def save(self, path: Path, metadata: dict[str, str]) -> None:
-        """Write the local weights as safetensors."""
-        weights_file.save(self._trainer.model, path, metadata)
+        """Write the local weights as safetensors; normalisation that stays here into the hospital's own file."""
+        model = self._trainer.model
+        if not self._spec.training.local_norm:
+            weights_file.save(model, path, metadata)
+            return
+        own = weights_file.norm_tensors(model)
+        weights_file.save(model, path, metadata, model.state_dict().keys() - own)
+        if self._own_norm is not None:
+            self._own_norm.parent.mkdir(parents=True, exist_ok=True)
+            weights_file.save(model, self._own_norm, names=own)
 
 
-def write_initial_model(spec: TaskSpec, path: Path) -> None:
-    """Write w_0: the spec's detector with the weights that its seed draws."""
+def load_with_own_norm(model: nn.Module, weights: Path, own_norm: Path | None) -> None:
+    """Fill a detector with a global model, or with an update of one, and with a hospital's own normalisation.
+
+    Args:
+        own_norm: the hospital's file; without one, or before it is written, the model keeps what it has.
+
+    Raises:
+        WeightsError: a file is not of this detector, or other layers are said to be local than its own.
+    """
+    own = weights_file.norm_tensors(model)
+    with TensorFile(weights) as file:
+        if LOCAL_KEY in file.metadata and local_tensors(file) != own:
+            raise WeightsError(
+                f"{LOCAL_KEY}: expected the detector's {len(own)} normalisation tensors, the model names others"
+            )
+        whole = own <= file.tensors.keys()
+    weights_file.load_into(model, weights, None if whole else model.state_dict().keys() - own)
+    if own_norm is not None and own_norm.exists():
+        weights_file.load_into(model, own_norm, own)
+
+
+def write_initial_model(spec: TaskSpec, path: Path, weights: Path | None = None) -> None:
+    """Write w_0: the spec's detector with the weights that its seed draws, or with those of a file."""
     model = build(
         spec.model.detector,
         num_classes=len(spec.data.categories),
         image_size=spec.model.image_size,
         seed=spec.model.seed,
     )
-    weights_file.save(model, path)
+    if weights is not None:
+        weights_file.load_into(model, weights)
+    own = weights_file.norm_tensors(model) if spec.training.local_norm else ()
+    weights_file.save(model, path, {LOCAL_KEY: local_names(own)} if own else None)
 
 
 def recipe_of(spec: TaskSpec) -> Recipe:
     """The training recipe with what the TaskSpec sets."""
-    return Recipe(learning_rate=spec.training.learning_rate, batch_size=spec.training.batch_size)
+    training = spec.training
+    return Recipe(
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        negatives_per_positive=training.negatives_per_positive,
+        augment=_augment_of(spec),
+        proximal_mu=training.proximal_mu,
+        ema_decay=training.ema_decay,
+    )
+
+
+def _augment_of(spec: TaskSpec) -> Augment:
+    if spec.training.augmentation == "none":
+        return Augment(mirror=False, zoom=0, shift=0, gain=0, offset=0)
+    windows_hu = spec.data.windows if spec.training.augmentation == "hu" else ()
+    return Augment(mirror=not spec.data.laterality_matters, windows_hu=windows_hu)
 
 
 def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
@@ -83,16 +153,18 @@ def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
     Raises:
         DatasetError: nothing is usable, or the classes differ.
     """
-    window = None
-    if spec.data.window_center_hu is not None and spec.data.window_width_hu is not None:
-        window = WindowHU(spec.data.window_center_hu, spec.data.window_width_hu)
+    windows = [WindowHU(*window) for window in spec.data.windows]
+    window = windows[0] if windows else None
     dataset = read_dataset(data.path, window=window)
     if tuple(dataset.categories) != tuple(spec.data.categories):
         raise DatasetError(
             f"the task's classes are {', '.join(spec.data.categories)}, the data has {', '.join(dataset.categories)}"
         )
     own = dataset if data.patients is None else dataset.subset(data.patients.read_text().split())
-    return with_exchanged(own, data.exchanged, window)
+    complete = with_exchanged(own, data.exchanged, window)
+    if spec.data.windows_hu:
+        return with_windows(complete, windows)
+    return with_neighbours(complete) if spec.data.neighbouring_slices else complete
 
 
 def with_exchanged(own: Dataset, folder: Path, window: WindowHU | None) -> Dataset:
