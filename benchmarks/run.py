@@ -1,6 +1,6 @@
 """Seconds, memory and processor time a round, beside a plain loop in one process that does the same sums.
 
-    python benchmarks/run.py [--only rounds|gas|envelopes] [--megabytes 1 160] [--rounds 5] [--hospitals 4]
+    python benchmarks/run.py [--only rounds|gas|envelopes|training] [--megabytes 1 160] [--rounds 5] [--hospitals 4]
         [--json FILE]
 
 Fails when a final model is not, to the last bit, the average that must come out. Method: docs/benchmarks.md.
@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import envelope
+import training_speed
 from gas import measure as measure_gas
 from gas import print_gas
 from opinion_gas import measure as measure_opinion
@@ -35,7 +36,7 @@ from sampling import TreeSampler
 FOLDER = Path(__file__).resolve().parent
 OPINIONS = ((20, 12), (41, 23))
 """Audit and hidden images of the two presets."""
-PARTS = ("rounds", "gas", "envelopes")
+PARTS = ("rounds", "gas", "envelopes", "training")
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 160], help="10^6 bytes of float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hospitals", type=int, default=4)
-    parser.add_argument("--only", choices=PARTS, help="one of the three benchmarks alone")
+    parser.add_argument("--only", choices=PARTS, help="one of the benchmarks alone")
     parser.add_argument(
         "--gas-hospitals", type=int, nargs="+", default=[4, 50, 500], help="for how many the gas is measured"
     )
@@ -213,6 +214,7 @@ def main() -> None:
     gas = [measure_gas(count) for count in options.gas_hospitals] if "gas" in parts else []
     opinions = [measure_opinion(*shape) for shape in OPINIONS] if "gas" in parts else []
     rates = envelope.measure(envelope.MEGABYTES) if "envelopes" in parts else []
+    speeds = measure_training() if "training" in parts else []
     console = Console(width=160)
     if pairs:
         print_report(console, pairs)
@@ -221,6 +223,8 @@ def main() -> None:
         print_opinions(console, opinions)
     if rates:
         envelope.print_report(console, rates)
+    for speed in speeds:
+        training_speed.print_report(console, speed)
     if options.json is not None:
         figures = {
             "cores": os.cpu_count(),
@@ -230,8 +234,17 @@ def main() -> None:
             "gas": [asdict(item) for item in gas],
             "opinion_gas": [asdict(item) for item in opinions],
             "envelopes": [asdict(item) for item in rates],
+            "training": [asdict(item) | {"ratio": item.ratio} for item in speeds],
         }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure_training() -> list[training_speed.Speed]:
+    """Our trainer and a bare loop, on one core."""
+    import torch
+
+    torch.set_num_threads(1)
+    return [training_speed.measure()]
 
 
 def measure_rounds(options: argparse.Namespace) -> list[tuple[Measured, Measured]]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import ballast
+from benchmarks import ballast, training_speed
+from consilia.detection.training import Trainer
 
 RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
 
@@ -81,3 +83,26 @@ def test_envelopes_are_measured_beside_their_parts(tmp_path):
     assert {"SHA-256, every core", "seal", "open", "check", "age encrypt", "age decrypt"} <= rates.keys()
     # sealing takes the cipher's time, and the hash's, and more
     assert rates["seal"]["cpu_seconds"] > rates["AES-256-GCM, one core"]["cpu_seconds"]
+
+
+def test_the_bare_loop_gets_the_very_batches_that_the_trainer_draws(monkeypatch):
+    """Otherwise the ratio of the two would compare different work."""
+    drawn, given = [], []
+    honest_step, honest_loop = Trainer._step, training_speed._bare_loop
+    monkeypatch.setattr(
+        Trainer, "_step", lambda self, batch, *rest: (drawn.append(batch), honest_step(self, batch, *rest))[1]
+    )
+    monkeypatch.setattr(
+        training_speed,
+        "_bare_loop",
+        lambda bare, batches: (given.extend(batches), honest_loop(bare, batches))[1],
+    )
+    speed = training_speed.measure(image_size=64, batch_size=2, steps=1, turns=1)
+    assert len(drawn) == len(given) == 2
+    for (images, targets), (others, other_targets) in zip(drawn, given, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(images, others, strict=True))
+        assert all(
+            torch.equal(a[name], b[name]) for a, b in zip(targets, other_targets, strict=True) for name in a
+        )
+    assert speed.images_a_turn == 2
+    assert 0 < speed.ratio < 20
