@@ -36,8 +36,11 @@ from consilia.roles.rounds import rule_of
 OPTIONS = {
     "fedavg": "",
     "fedprox": "proximal_mu = 0.01",
-    "fedavgm": 'aggregation = "fedavgm"\nserver_momentum = 0.5',
-    "fedadam": 'aggregation = "fedadam"',
+    "fedavgm-.5": 'aggregation = "fedavgm"\nserver_momentum = 0.5',
+    "fedavgm-.9": 'aggregation = "fedavgm"\nserver_momentum = 0.9',
+    "fedadam-.003": 'aggregation = "fedadam"\nserver_learning_rate = 0.003',
+    "fedadam-.01": 'aggregation = "fedadam"\nserver_learning_rate = 0.01',
+    "fedadam-.03": 'aggregation = "fedadam"\nserver_learning_rate = 0.03',
     "fedbn": "local_norm = true",
     "ema": "ema_decay = 0.9",
 }
