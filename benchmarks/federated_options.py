@@ -30,7 +30,7 @@ from consilia.imaging.cases import LabelledImage
 from consilia.imaging.readers import read_dataset
 from consilia.imaging.split import split_by_patient
 from consilia.protocols.task_spec import TaskSpec, parse_toml
-from consilia.roles.local_training import load_with_own_norm, recipe_of, write_initial_model
+from consilia.roles.local_training import recipe_of, write_initial_model
 from consilia.roles.rounds import rule_of
 
 OPTIONS = {
@@ -129,7 +129,7 @@ def federate(spec: TaskSpec, data: Data, steps: int, work: Path) -> tuple[Path, 
         updates = []
         for number, (hospital, trainer) in enumerate(trainers.items()):
             path = work / f"update-{number}"
-            load_with_own_norm(trainer.model, model, own_norm[hospital])
+            weights.load_with_own_norm(trainer.model, model, own_norm[hospital])
             trainer.run(StepBudget(steps, index * steps, total))
             own = weights.norm_tensors(trainer.model) if spec.training.local_norm else frozenset()
             weights.save(trainer.model, path, names=trainer.model.state_dict().keys() - own)
@@ -149,7 +149,7 @@ def judge(spec: TaskSpec, data: Data, model: Path, own_norm: dict[str, Path], se
         detector = Trainer(
             spec.model.detector, len(data.categories), spec.model.image_size, recipe_of(spec), images, number
         ).model
-        load_with_own_norm(detector, model, own_norm[hospital])
+        weights.load_with_own_norm(detector, model, own_norm[hospital])
         found = predict(detector, images)
         worst = min(worst, score(found, images).map50)
         findings += found

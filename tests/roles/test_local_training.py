@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from consilia.detection import weights
 from consilia.detection.detectors import build
+from consilia.detection.inference import load_detector
 from consilia.errors import DatasetError, WeightsError
 from consilia.federation.tensors import LOCAL_KEY, TensorFile, local_names, local_tensors, write_tensors
 from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.roles.local_training import (
     DetectorTrainer,
-    load_with_own_norm,
     read_training_data,
     recipe_of,
     write_initial_model,
@@ -56,6 +57,8 @@ def test_normalisation_stays_in_the_hospitals_home(tmp_path: Path) -> None:
     again = DetectorTrainer(spec, data, 1, silent, own_norm)  # as after kill -9
     again._load(first, 1)
     assert all(np.array_equal(again._trainer.model.state_dict()[n].numpy(), kept[n]) for n in local)
+    own = load_detector(spec, first, own_norm).model.state_dict()  # how the hospital judges a global model
+    assert all(np.array_equal(own[n].numpy(), (kept if n in local else drawn)[n]) for n in drawn)
     again._load(first, 0)  # another task with the same spec begins with the drawn ones
     assert all(np.array_equal(again._trainer.model.state_dict()[n].numpy(), drawn[n]) for n in drawn)
 
@@ -71,7 +74,7 @@ def test_a_server_that_calls_other_layers_local_is_refused(tmp_path: Path) -> No
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         write_tensors(tmp_path / "w1", shapes, sorted(tensors.items()), {LOCAL_KEY: local_names(wrong)})
         with pytest.raises(WeightsError, match="normalisation tensors, the model names others"):
-            load_with_own_norm(model, tmp_path / "w1", None)
+            weights.load_with_own_norm(model, tmp_path / "w1", None)
 
 
 def test_the_initial_model_of_a_file_is_marked_too(tmp_path: Path) -> None:

@@ -69,14 +69,13 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
 
 
 def _detector_trainers(home: Path, settings: HospitalSettings, report: Output) -> TrainerFactory:
-    from consilia.roles.local_training import DetectorTrainer
+    from consilia.roles.local_training import DetectorTrainer, own_norm_in
     from consilia.roles.ranks import LeadingTrainer
 
     kind = LeadingTrainer if int(os.environ.get("WORLD_SIZE", "1")) > 1 else DetectorTrainer
 
     def make(spec: TaskSpec, seed: int) -> DetectorTrainer:
-        own_norm = home / "local-norm" / f"{str(spec.digest)[:16]}.safetensors"
-        return kind(spec, settings.data, seed, report, own_norm)
+        return kind(spec, settings.data, seed, report, own_norm_in(home, spec))
 
     return make
 

@@ -74,8 +74,11 @@ class Detector:
         return predict(self.model, examples)
 
 
-def load_detector(spec: TaskSpec, path: Path) -> Detector:
+def load_detector(spec: TaskSpec, path: Path, own_norm: Path | None = None) -> Detector:
     """The detector of a TaskSpec with the weights in a file.
+
+    Args:
+        own_norm: a hospital's own normalisation layers, where the task leaves them with it (FedBN).
 
     Raises:
         WeightsError: the file is damaged, of another detector, or not finite.
@@ -87,7 +90,10 @@ def load_detector(spec: TaskSpec, path: Path) -> Detector:
         image_size=spec.model.image_size,
         seed=spec.model.seed,
     )
-    weights.load_into(model, path)
+    if own_norm is None:
+        weights.load_into(model, path)
+    else:
+        weights.load_with_own_norm(model, path, own_norm)
     model.to(Placement.here().device).eval()
     return Detector(model, spec.model.image_size, tuple(spec.data.categories))
 

@@ -11,7 +11,13 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from consilia.errors import WeightsError
-from consilia.federation.tensors import TensorFile, require_same_shapes, write_tensors
+from consilia.federation.tensors import (
+    LOCAL_KEY,
+    TensorFile,
+    local_tensors,
+    require_same_shapes,
+    write_tensors,
+)
 
 NORMALISATIONS = (
     nn.GroupNorm,
@@ -74,3 +80,24 @@ def load_into(model: nn.Module, path: Path, names: Collection[str] | None = None
                 )
         for name, tensor in state.items():
             tensor.copy_(torch.from_numpy(file.read(name)))
+
+
+def load_with_own_norm(model: nn.Module, weights: Path, own_norm: Path | None) -> None:
+    """Fill a detector with a global model, or with an update of one, and with a hospital's own normalisation.
+
+    Args:
+        own_norm: the hospital's file; without one, or before it is written, the model keeps what it has.
+
+    Raises:
+        WeightsError: a file is not of this detector, or other layers are said to be local than its own.
+    """
+    own = norm_tensors(model)
+    with TensorFile(weights) as file:
+        if LOCAL_KEY in file.metadata and local_tensors(file) != own:
+            raise WeightsError(
+                f"{LOCAL_KEY}: expected the detector's {len(own)} normalisation tensors, the model names others"
+            )
+        whole = own <= file.tensors.keys()
+    load_into(model, weights, None if whole else model.state_dict().keys() - own)
+    if own_norm is not None and own_norm.exists():
+        load_into(model, own_norm, own)

@@ -9,15 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from consilia.detection import weights as weights_file
 from consilia.detection.augment import Augment
 from consilia.detection.detectors import build
 from consilia.detection.examples import prepare
 from consilia.detection.training import Recipe, StepBudget, Trainer
-from consilia.errors import DatasetError, WeightsError
-from consilia.federation.tensors import LOCAL_KEY, TensorFile, local_names, local_tensors
+from consilia.errors import DatasetError, SpecError
+from consilia.federation.tensors import LOCAL_KEY, local_names
 from consilia.imaging.cases import Dataset, Skipped, WindowHU
 from consilia.imaging.channels import with_neighbours, with_windows
 from consilia.imaging.readers import read_dataset
@@ -77,7 +76,7 @@ class DetectorTrainer:
             weights_file.load_into(model, weights)
             return
         # round 0 begins with the drawn layers: those on disk could be of an earlier task with the same spec
-        load_with_own_norm(model, weights, self._own_norm if round_index else None)
+        weights_file.load_with_own_norm(model, weights, self._own_norm if round_index else None)
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the local weights as safetensors; normalisation that stays here into the hospital's own file."""
@@ -92,29 +91,18 @@ class DetectorTrainer:
             weights_file.save(model, self._own_norm, names=own)
 
 
-def load_with_own_norm(model: nn.Module, weights: Path, own_norm: Path | None) -> None:
-    """Fill a detector with a global model, or with an update of one, and with a hospital's own normalisation.
-
-    Args:
-        own_norm: the hospital's file; without one, or before it is written, the model keeps what it has.
-
-    Raises:
-        WeightsError: a file is not of this detector, or other layers are said to be local than its own.
-    """
-    own = weights_file.norm_tensors(model)
-    with TensorFile(weights) as file:
-        if LOCAL_KEY in file.metadata and local_tensors(file) != own:
-            raise WeightsError(
-                f"{LOCAL_KEY}: expected the detector's {len(own)} normalisation tensors, the model names others"
-            )
-        whole = own <= file.tensors.keys()
-    weights_file.load_into(model, weights, None if whole else model.state_dict().keys() - own)
-    if own_norm is not None and own_norm.exists():
-        weights_file.load_into(model, own_norm, own)
+def own_norm_in(home: Path, spec: TaskSpec) -> Path:
+    """Where a hospital's home has its own normalisation layers of a task, once it has trained in one of its rounds."""
+    return home / "local-norm" / f"{str(spec.digest)[:16]}.safetensors"
 
 
 def write_initial_model(spec: TaskSpec, path: Path, weights: Path | None = None) -> None:
-    """Write w_0: the spec's detector with the weights that its seed draws, or with those of a file."""
+    """Write w_0: the spec's detector with the weights that its seed draws, or with those of a file.
+
+    Raises:
+        SpecError: normalisation should stay local, and the detector has none.
+        WeightsError: the file is not of this detector.
+    """
     model = build(
         spec.model.detector,
         num_classes=len(spec.data.categories),
@@ -123,7 +111,11 @@ def write_initial_model(spec: TaskSpec, path: Path, weights: Path | None = None)
     )
     if weights is not None:
         weights_file.load_into(model, weights)
-    own = weights_file.norm_tensors(model) if spec.training.local_norm else ()
+    own = weights_file.norm_tensors(model) if spec.training.local_norm else frozenset()
+    if spec.training.local_norm and not own:
+        raise SpecError(
+            f"training.local_norm: {spec.model.detector} has no normalisation layers that could stay local"
+        )
     weights_file.save(model, path, {LOCAL_KEY: local_names(own)} if own else None)
 
 
