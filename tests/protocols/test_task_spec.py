@@ -54,6 +54,7 @@ def test_toml_and_canonical_bytes_tell_the_same() -> None:
         ("[data]", '[data]\nneighbouring_slices = true\nformat = "image"', "which plain images do not have"),
         ("rounds = 1", 'augmentation = "hu"', "training.augmentation 'hu' moves Hounsfield units"),
         ("rounds = 1", "server_learning_rate = 0.1", "fedavg takes no step of its own"),
+        ("rounds = 1", "server_momentum = 0.9", "fedavg takes no step of its own"),
     ],
 )
 def test_a_bad_spec_is_refused_by_the_path_of_its_key(old: str, new: str, message: str) -> None:

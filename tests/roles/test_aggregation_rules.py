@@ -14,6 +14,7 @@ from consilia.federation.rules import AggregationRule, moments_beside, next_glob
 from consilia.federation.tensors import TensorFile
 from consilia.protocols.task_spec import parse_toml
 from consilia.roles.audit import audit
+from consilia.roles.rounds import rule_of
 from consilia.values import Digest
 from tests.consortium import SHAPES, Consortium, Steps, newest, read_weights, spec_toml, write_first_model
 from tests.roles.test_audit_in_process import one_byte_better
@@ -28,6 +29,14 @@ RULES = {
 
 def quiet(step: str, **facts: object) -> None:
     """Report to nobody."""
+
+
+def test_a_rule_without_numbers_takes_its_own() -> None:
+    rules = {name: rule_of(parse_toml(spec_toml(3, training=RULES[name]))) for name in RULES}
+    assert rules["fedavgm"] == AggregationRule("fedavgm", 0.5, 0.5)
+    assert rules["fedadam"] == AggregationRule("fedadam", 0.01, 0.9)
+    assert rules["fedbn"] == AggregationRule("fedavg", 1.0, 0.0, local_norm=True)
+    assert rule_of(parse_toml(spec_toml(3))).is_plain_average
 
 
 def keep_scale_at_home(three: Consortium) -> None:

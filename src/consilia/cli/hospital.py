@@ -49,6 +49,10 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
         return follow(settings.data, report)
     end_in_order()
     with ExitStack() as stack:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from consilia.roles.ranks import dismiss
+
+            stack.callback(dismiss)
         node = None
         if settings.node is not None:
             node = NodeProcess(home, settings, show_keys(settings.keys).address)

@@ -35,6 +35,10 @@ Float64Array = npt.NDArray[np.float64]
 LEARNING_RATE = {"fedavg": 1.0, "fedavgm": 1.0, "fedadam": 0.01}
 """Where the task names none. FedAvgM's is plain momentum; FedAdam moves each weight by about its rate a round."""
 
+MOMENTUM = {"fedavg": 0.0, "fedavgm": 0.5, "fedadam": 0.9}
+"""Where the task names none. FedAvgM's usual 0.9 moves ten times as far as the average: in 15 rounds that was far
+worse than no momentum, and 0.5 a little better (docs/results.md)."""
+
 SECOND_DECAY = 0.99
 """FedAdam's beta_2, as in Reddi et al."""
 ADAPTIVITY = 1e-3

@@ -127,8 +127,8 @@ class TrainingSpec(_Section):
     """FedProx (Li et al. 2020): mu/2 ||w_k - w||^2 is added to every hospital's loss."""
     server_learning_rate: Annotated[float | None, Field(gt=0, le=100), LATER] = None
     """Of `fedavgm` and `fedadam`; None is the rule's own, 1.0 and 0.01."""
-    server_momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.9
-    """beta of `fedavgm`, beta_1 of `fedadam`."""
+    server_momentum: Annotated[float | None, Field(ge=0, lt=1), LATER] = None
+    """beta of `fedavgm`, beta_1 of `fedadam`; None is the rule's own, 0.5 and 0.9."""
     local_norm: Annotated[bool, LATER] = False
     """FedBN (Li et al. 2021): each hospital keeps its own normalisation layers, which are never sent."""
     augmentation: Annotated[Augmentation, LATER] = "standard"
@@ -140,9 +140,11 @@ class TrainingSpec(_Section):
 
     @model_validator(mode="after")
     def _rule_is_whole(self) -> TrainingSpec:
-        if self.aggregation == "fedavg" and self.server_learning_rate is not None:
+        own = (self.server_learning_rate, self.server_momentum)
+        if self.aggregation == "fedavg" and own != (None, None):
             raise ValueError(
-                "training.server_learning_rate: fedavg takes no step of its own; name fedavgm or fedadam"
+                "training.server_learning_rate and server_momentum: fedavg takes no step of its own; "
+                "name fedavgm or fedadam"
             )
         return self
 

@@ -60,7 +60,8 @@ def follow(data: DataSection, report: Report) -> None:
 
 
 def dismiss() -> None:
-    """Rank 0 is done: let the others end."""
+    """Rank 0 is done: let the others end, also where there was no task yet."""
+    join(Placement.here())
     _tell({"over": True})
 
 

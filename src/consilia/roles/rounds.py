@@ -9,7 +9,7 @@ from typing import Any
 
 from consilia.crypto.envelope import Opened
 from consilia.errors import UpdateRejectedError
-from consilia.federation.rules import LEARNING_RATE, AggregationRule
+from consilia.federation.rules import LEARNING_RATE, MOMENTUM, AggregationRule
 from consilia.federation.tensors import TensorFile
 from consilia.ledger.events import UpdateRegistered
 from consilia.protocols.task_spec import TaskSpec
@@ -74,11 +74,11 @@ class Closing:
 def rule_of(spec: TaskSpec) -> AggregationRule:
     """The aggregation rule that a TaskSpec names; server and auditor both ask here."""
     training = spec.training
-    rate = training.server_learning_rate
+    name, rate, momentum = training.aggregation, training.server_learning_rate, training.server_momentum
     return AggregationRule(
-        training.aggregation,
-        LEARNING_RATE[training.aggregation] if rate is None else rate,
-        training.server_momentum,
+        name,
+        LEARNING_RATE[name] if rate is None else rate,
+        MOMENTUM[name] if momentum is None else momentum,
         training.local_norm,
     )
 
