@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from consilia.errors import DatasetError
 from consilia.imaging.cases import Dataset, LabelledImage, Skipped
-from consilia.imaging.split import check_no_leak, split_by_patient
+from consilia.imaging.split import check_no_leak, check_no_shared_pixels, split_by_patient
 
 
 def image(number: int, patient: str, hospital: str = "", official_split: str = "") -> LabelledImage:
@@ -153,3 +154,25 @@ def test_a_subset_keeps_what_was_skipped_of_its_patients() -> None:
     assert [skipped.name for skipped in part.skipped] == ["x"]
     with pytest.raises(DatasetError, match="1 of 2 are not in it"):
         whole.subset(["p1", "nobody"])
+
+
+def drawn(folder: Path, name: str, pixels: np.ndarray, patient: str) -> LabelledImage:
+    Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+    return replace(image(0, patient), image_id=name, path=folder / name)
+
+
+def test_the_same_picture_under_two_names_and_patients_is_a_leak(tmp_path: Path) -> None:
+    picture = np.arange(64).reshape(8, 8)
+    train = dataset(drawn(tmp_path, "a.png", picture, "p1"))
+    test = replace(dataset(drawn(tmp_path, "b.png", picture, "p2")), name="held-out")
+    check_no_leak([train, test])  # by their names they are two patients
+    with pytest.raises(DatasetError, match=r"a\.png of set and b\.png of held-out have the same pixels"):
+        check_no_shared_pixels([train, test])
+
+
+def test_other_pixels_and_empty_pictures_are_no_leak(tmp_path: Path) -> None:
+    empty, picture = np.zeros((8, 8)), np.arange(64).reshape(8, 8)
+    train = dataset(drawn(tmp_path, "a.png", picture, "p1"), drawn(tmp_path, "c.png", empty, "p1"))
+    other = drawn(tmp_path, "b.png", picture + 1, "p2"), drawn(tmp_path, "d.png", empty, "p2")
+    check_no_shared_pixels([train, replace(dataset(*other), name="held-out")])
+    check_no_shared_pixels([dataset(*train.images, *train.images)])  # twice on one side is no leak

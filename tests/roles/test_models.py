@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from consilia.cli import app
 from consilia.errors import EnvelopeError, InputError, VerificationError
 from consilia.roles.artifacts import file_digest
 from consilia.roles.ledger_view import open_view
-from consilia.roles.models import digest_of, find_registrations, open_model
+from consilia.roles.model_card import card_markdown, model_card
+from consilia.roles.models import choose_model, digest_of, find_registrations, open_model
 from tests.consortium import Consortium, consortium, read_weights
 
 
@@ -100,3 +102,29 @@ def test_the_command_says_where_a_model_comes_from(run: Consortium, tmp_path: Pa
     assert isinstance(verify("0" * 64).exception, VerificationError)
     with pytest.raises(InputError, match="64 hex digits"):
         digest_of("no such file")
+
+
+def test_a_card_tells_who_contributed_how_much(run: Consortium, tmp_path: Path) -> None:
+    command = ["model", "card", "--home", str(run.home), "--round", "1", "--to", str(tmp_path / "card")]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["digest"] == str(file_digest(models(run)[1]))
+    rows = sorted(
+        (row["account"], row["updates_in_the_average"], row["examples"]) for row in card["hospitals"]
+    )
+    assert rows == sorted((run.addresses[index], 1, 10 * (index + 1)) for index in (0, 1))
+    assert "medical device" in (tmp_path / "card.md").read_text()
+
+
+def test_a_card_takes_no_measurement_of_another_model(run: Consortium, tmp_path: Path) -> None:
+    measured = {"model": {"digest": "0" * 64}, "map50": 1, "patients": 1, "images": 1, "lesions": 1}
+    (tmp_path / "measured.json").write_text(json.dumps(measured))
+    command = ["model", "card", "--home", str(run.home), "--measured", str(tmp_path / "measured.json")]
+    assert isinstance(CliRunner().invoke(app, command).exception, InputError)
+
+
+def test_a_title_from_the_ledger_is_no_markdown(run: Consortium) -> None:
+    with open_view(run.home, None, None) as view:
+        card = model_card(view, choose_model(view, 1, None), None)
+    card["title"] = "# [safe](javascript:alert)\n<script>"
+    assert "\\[safe\\](javascript" in card_markdown(card) and "\n<script" not in card_markdown(card)

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from consilia.cli.output import Format, Output
 
+if TYPE_CHECKING:
+    from consilia.roles.model_findings import Findings
+    from consilia.settings import DataSection
+
 app = typer.Typer(help="Measure, use and check a detector.", no_args_is_help=True)
 
 LEDGER_HOME = typer.Option(None, help="The home of a consortium or of a party; its chain file is read.")
 LEDGER_URL = typer.Option(None, help="Or a node's JSON-RPC address.")
+HOME = typer.Option(None, help="The home of the server, or of a hospital that took part.")
+TASK = typer.Option(None, help="With --home: the task's place in the order of publication, or its id.")
+ROUND = typer.Option(None, "--round", min=0, help="With --home: after so many rounds; default: the newest.")
+MODEL = typer.Option(None, "--model", help="Or a safetensors file, with --spec.")
+SPEC = typer.Option(None, help="With --model: the TaskSpec (TOML) of what it was trained for.")
+DATA = typer.Option(..., exists=True, file_okay=False, help="A folder of images with COCO or VOC boxes.")
+PATIENTS = typer.Option(None, help="A file of patient keys: only these patients of --data.")
+TRAINED_ON = typer.Option(
+    [], help="Training data: a patient or picture in both is an error. FOLDER, or FOLDER=PATIENTS_FILE."
+)
+SEED = typer.Option(0, min=0, help="Of the bootstrap; equal seeds give equal intervals.")
 DEPLOYMENT = typer.Option(None, help="With --url: the deployment file.")
 FORMAT = typer.Option(Format.TEXT, "--format", help="Text, or one JSON object a line.")
 
@@ -48,3 +66,217 @@ def verify(
                 timestamp=found.deed.timestamp,
                 transaction=f"0x{found.deed.transaction}",
             )
+
+
+@app.command("eval")
+def evaluate(
+    data: Path = DATA,
+    home: Path | None = HOME,
+    task: int | None = TASK,
+    rounds: int | None = ROUND,
+    model: Path | None = MODEL,
+    spec: Path | None = SPEC,
+    patients: Path | None = PATIENTS,
+    trained_on: list[str] = TRAINED_ON,
+    predictions: Path | None = typer.Option(
+        None, help="Kept findings (COCO JSON) in place of the model's own."
+    ),
+    to: Path | None = typer.Option(
+        None, help="Write everything as JSON; a name that ends in .html: as a page."
+    ),
+    seed: int = SEED,
+    form: Format = FORMAT,
+) -> None:
+    """Measure a model on held-out images: mAP, FROC, sizes, patients, hospitals, calibration, with intervals."""
+    from consilia.cli.model_record import assessment_lines, assessment_record, model_record
+    from consilia.detection.assessment import assess
+    from consilia.detection.predictions import read_predictions
+    from consilia.roles.model_use import ModelName, find_on, matching, named_model, read_held_out
+
+    with named_model(ModelName(home, task, rounds, model, spec)) as named:
+        held_out = read_held_out(
+            named.spec, _section(data, patients), [_trained(item) for item in trained_on]
+        )
+        if predictions is None:
+            found = find_on(named, held_out)
+        else:
+            found = matching(read_predictions(predictions, named.spec.data.categories), held_out)
+        measured = assess(found, held_out.examples, seed=seed)
+        record = assessment_record(measured, model_record(named), seed)
+    if to is not None:
+        _write(to, record)
+    _show(form, record, assessment_lines(measured))
+
+
+@app.command()
+def compare(
+    data: Path = DATA,
+    home: Path | None = HOME,
+    task: int | None = TASK,
+    rounds: int | None = ROUND,
+    model: Path | None = MODEL,
+    spec: Path | None = SPEC,
+    patients: Path | None = PATIENTS,
+    trained_on: list[str] = TRAINED_ON,
+    other: Path | None = typer.Option(None, help="The other model's file, of the same task."),
+    other_round: int | None = typer.Option(
+        None, min=0, help="Or the same task's model after so many rounds."
+    ),
+    to: Path | None = typer.Option(None, help="Write the comparison as JSON."),
+    seed: int = SEED,
+    form: Format = FORMAT,
+) -> None:
+    """Compare two models on the same images; the difference is drawn in pairs, the same patients for both."""
+    from dataclasses import replace
+
+    from consilia.cli.model_record import comparison_lines, comparison_record, model_record, write_json
+    from consilia.detection.comparison import compare as compare_findings
+    from consilia.errors import InputError
+    from consilia.roles.artifacts import file_digest
+    from consilia.roles.model_use import ModelName, find_on, named_model, read_held_out
+
+    if (other is None) == (other_round is None):
+        raise InputError("expected --other FILE or --other-round N: one of the two")
+    name = ModelName(home, task, rounds, model, spec)
+    with named_model(name) as first:
+        held_out = read_held_out(
+            first.spec, _section(data, patients), [_trained(item) for item in trained_on]
+        )
+        found, record = find_on(first, held_out), model_record(first)
+        if other is not None:
+            second = replace(first, path=other, digest=file_digest(other), registered=None)
+            others, other_record = find_on(second, held_out), model_record(second)
+    if other is None:
+        with named_model(replace(name, rounds_done=other_round)) as second:
+            others, other_record = find_on(second, held_out), model_record(second)
+    compared = compare_findings(found, others, held_out.examples, seed=seed)
+    document = comparison_record(compared, record, other_record)
+    if to is not None:
+        write_json(to, document)
+    _show(form, document, comparison_lines(compared))
+
+
+@app.command()
+def predict(
+    images: Path = typer.Argument(..., exists=True, file_okay=False, help="A folder of DICOM, PNG or JPEG."),
+    to: Path = typer.Option(..., help="A folder for what is written."),
+    home: Path | None = HOME,
+    task: int | None = TASK,
+    rounds: int | None = ROUND,
+    model: Path | None = MODEL,
+    spec: Path | None = SPEC,
+    wanted: list[str] = typer.Option(
+        ["coco", "report"], "--as", help="coco, overlays, sr or report; repeat it."
+    ),
+    min_score: float = typer.Option(0.3, min=0, max=1, help="Lowest score that is drawn and reported."),
+    form: Format = FORMAT,
+) -> None:
+    """Find lesions: COCO JSON, drawn PNGs, DICOM SR (TID 1500), a report. Research use only, verified by nobody."""
+    from consilia.errors import InputError
+    from consilia.roles.model_findings import find_everything, write_wanted
+    from consilia.roles.model_use import ModelName, named_model, read_pictures
+
+    if unknown := set(wanted) - {"coco", "overlays", "sr", "report"}:
+        raise InputError(f"--as: expected coco, overlays, sr or report, got {', '.join(sorted(unknown))}")
+    with named_model(ModelName(home, task, rounds, model, spec)) as named:
+        findings = find_everything(named, read_pictures(named.spec, images))
+    written = write_wanted(findings, to, wanted, min_score)
+    if "report" in wanted:
+        written += _write_report(findings, to, min_score)
+    Output("model", form)(
+        "found",
+        images=len(findings.images),
+        findings=sum(len(found.above(min_score).scores) for found in findings.predictions),
+        skipped=[item.name for item in findings.skipped],
+        files=[path.relative_to(to).as_posix() for path in written],
+    )
+
+
+def _write_report(findings: Findings, to: Path, min_score: float) -> list[Path]:
+    from consilia.cli.model_record import write_json
+    from consilia.cli.report.model_page import write_findings_page
+    from consilia.cli.report.report import png_base64
+    from consilia.imaging.structured_report import draw_findings
+    from consilia.roles.model_findings import findings_record
+
+    record = findings_record(findings, min_score)
+    pictures = [
+        png_base64(draw_findings(image.pixels(), findings.reported(index, min_score)))
+        for index, image in enumerate(findings.images)
+    ]
+    write_json(to / "report.json", record)
+    write_findings_page(to / "report.html", record, pictures)
+    return [to / "report.json", to / "report.html"]
+
+
+@app.command()
+def card(
+    home: Path = typer.Option(..., help="The home of a consortium or of a party; its chain file is read."),
+    task: int = typer.Option(1, help="The task's place in the order of publication, or its id."),
+    rounds: int | None = ROUND,
+    measured: Path | None = typer.Option(
+        None, help="What `model eval --to FILE.json` wrote about this model."
+    ),
+    to: Path | None = typer.Option(
+        None, help="Write FILE.md, and FILE.json beside it; default: print the text."
+    ),
+    form: Format = FORMAT,
+) -> None:
+    """Write a model card from the ledger: purpose, hospitals, examples, rounds, digests, measurements, limits."""
+    from consilia.cli.model_record import write_json
+    from consilia.roles.ledger_view import open_view
+    from consilia.roles.model_card import card_markdown, model_card
+    from consilia.roles.models import choose_model
+
+    with open_view(home, None, None) as view:
+        made = model_card(view, choose_model(view, task, rounds), _read_measured(measured))
+    if to is None:
+        typer.echo(json.dumps(made, ensure_ascii=False) if form is Format.JSON else card_markdown(made))
+        return
+    to.with_suffix(".md").write_text(card_markdown(made), encoding="utf-8")
+    write_json(to.with_suffix(".json"), made)
+    Output("model", form)("card written", file=to.with_suffix(".md").name, digest=made["digest"])
+
+
+def _read_measured(path: Path | None) -> dict[str, Any] | None:
+    from consilia.errors import InputError
+
+    if path is None:
+        return None
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected the JSON of `model eval` in {path.name}: {error}") from error
+    if not isinstance(read, dict) or not {"map50", "patients", "images", "lesions"} <= read.keys():
+        raise InputError(f"expected the JSON of `model eval` in {path.name}, it is something else")
+    return read
+
+
+def _section(data: Path, patients: Path | None) -> DataSection:
+    from consilia.settings import DataSection
+
+    # no data of others: those are for training
+    return DataSection(path=data, patients=patients, exchanged=data / ".exchanged")
+
+
+def _trained(text: str) -> DataSection:
+    folder, _, patients = text.partition("=")
+    return _section(Path(folder), Path(patients) if patients else None)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    from consilia.cli.model_record import write_json
+
+    if path.suffix == ".html":
+        from consilia.cli.report.model_page import write_page
+
+        return write_page(path, record)
+    write_json(path, record)
+
+
+def _show(form: Format, record: dict[str, Any], lines: Iterable[str]) -> None:
+    if form is Format.JSON:
+        typer.echo(json.dumps(record, ensure_ascii=False))
+        return
+    for line in lines:
+        typer.echo(line)

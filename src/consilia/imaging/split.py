@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import PurePath
 
-from consilia.errors import DatasetError
-from consilia.imaging.cases import Dataset
+from consilia.errors import DatasetError, UnusableImageError
+from consilia.imaging.cases import Dataset, LabelledImage
 
 
 def split_by_patient(
@@ -52,6 +54,39 @@ def check_no_leak(parts: Sequence[Dataset]) -> None:
             other = owner.setdefault(patient, part.name)
             if other != part.name:
                 raise DatasetError(f"expected every patient on one side, {other} and {part.name} share one")
+
+
+def check_no_shared_pixels(parts: Sequence[Dataset]) -> None:
+    """Refuse parts that hold the same picture under whatever name: names and patient keys can be wrong.
+
+    Every picture is read. One of a single value, such as an empty slice, shows nobody and may be on both sides; one
+    that cannot be read is nowhere.
+
+    Raises:
+        DatasetError: two parts share a picture.
+    """
+    owner: dict[bytes, tuple[str, str]] = {}
+    for part in parts:
+        for image in part.images:
+            digest = _pixel_digest(image)
+            if digest is None:
+                continue
+            other, name = owner.setdefault(digest, (part.name, image.image_id))
+            if other != part.name:
+                raise DatasetError(
+                    f"expected every picture on one side, {PurePath(name).name} of {other} and "
+                    f"{PurePath(image.image_id).name} of {part.name} have the same pixels: take one of them out"
+                )
+
+
+def _pixel_digest(image: LabelledImage) -> bytes | None:
+    try:
+        pixels = image.pixels()
+    except (UnusableImageError, OSError):
+        return None
+    if pixels.min() == pixels.max():
+        return None
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
 def _group_patients(dataset: Dataset) -> dict[str, list[str]]:

@@ -128,6 +128,17 @@ def open_model(home: Path, number: int, rounds_done: int | None) -> Iterator[Nam
         yield NamedModel(path, file_digest(path), tasks[task_id].spec, model)
 
 
+def choose_model(view: LedgerView, number: int, rounds_done: int | None) -> RegisteredModel:
+    """A task's global model after so many rounds, None for the newest, as the ledger has it.
+
+    Raises:
+        InputError: no such task or round.
+    """
+    tasks = read_tasks(view)
+    task_id = choose_task(list(tasks), number)
+    return _choose_round(registered_models(view, tasks[task_id], list(tasks).index(task_id) + 1), rounds_done)
+
+
 def choose_task(task_ids: Sequence[int], name: int) -> int:
     """The id of a task called by its place in the order of publication, or by its id.
 

@@ -240,7 +240,7 @@ class _Tracer:
                 RewardTrace(
                     hospital=self._view.account(hospital),
                     updates_registered=len(handed_in),
-                    updates_included=sum(_is_included(task, update) for update in handed_in),
+                    updates_included=sum(is_included(task, update) for update in handed_in),
                     num_examples=samples.get(hospital, 0),
                     expected_wei=None if expected is None else expected.get(hospital, 0),
                     share_wei=task.shares_wei.get(hospital),
@@ -265,7 +265,8 @@ class _Tracer:
         return find_deed(self._view, event)
 
 
-def _is_included(task: TaskLog, update: UpdateRegistered) -> bool:
+def is_included(task: TaskLog, update: UpdateRegistered) -> bool:
+    """Whether an update is in the average of its round."""
     closed = task.rounds[update.round_index].closed
     return closed is not None and update.position in from_bitmap(closed.included)
 

@@ -15,7 +15,7 @@ from consilia.errors import DatasetError
 from consilia.imaging.cases import BRAIN, Dataset, WindowHU
 from consilia.imaging.phantom import SITES, write_phantom_hospital
 from consilia.imaging.readers import read_dataset
-from consilia.imaging.split import check_no_leak, split_by_patient
+from consilia.imaging.split import check_no_leak, check_no_shared_pixels, split_by_patient
 
 SLICES_PER_PATIENT = 6
 HELD_OUT = "held-out"
@@ -88,6 +88,7 @@ def real_shares(home: Path, plan: Plan, data: Path) -> Shares:
     dataset = read_dataset(data)
     parts, held_out = split_by_patient(dataset, plan.hospitals, plan.seed)
     check_no_leak([*parts, held_out])
+    check_no_shared_pixels([*parts, held_out])
     if not any(len(image.labels) for image in held_out.images):
         raise DatasetError(
             "the held-out patients have no lesion, so nothing could be measured; try another --seed"

@@ -1,0 +1,155 @@
+"""A model card (Mitchell et al. 2019) filled from the ledger: its purpose, who trained it on how much, its limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from consilia.errors import InputError
+from consilia.roles.ledger_view import LedgerView
+from consilia.roles.models import RegisteredModel, read_tasks
+from consilia.roles.task_log import TaskLog
+from consilia.roles.trace import is_included
+from consilia.values import Address
+
+LIMITS = (
+    "For research. No medical device, not for decisions about patients.",
+    "Boxes on single two-dimensional images; it knows nothing of earlier studies or of the patient.",
+    "Numbers of examples are what each hospital registered; the ledger cannot know whether they are true.",
+    "A score is no probability of disease; how far it is off is under calibration, where that was measured.",
+    "On scanners, populations and findings other than those it was trained on it may fail without a sign.",
+)
+
+
+def model_card(view: LedgerView, model: RegisteredModel, measured: dict[str, Any] | None) -> dict[str, Any]:
+    """The card of a registered model as a document.
+
+    Args:
+        view: the ledger.
+        model: the model.
+        measured: what `consilia model eval` wrote about this very model, or None.
+
+    Raises:
+        InputError: the measurement is of another model.
+    """
+    digest = str(model.artifact.digest)
+    if measured is not None and measured.get("model", {}).get("digest") != digest:
+        raise InputError("expected a measurement of this model, its digest is another: measure this one")
+    task = read_tasks(view)[model.task_id]
+    spec = task.spec
+    return {
+        "title": spec.title,
+        "digest": digest,
+        "root": str(model.artifact.root),
+        "purpose": spec.purpose.model_dump(mode="json"),
+        "detector": spec.model.detector,
+        "image_size_px": spec.model.image_size,
+        "categories": list(spec.data.categories),
+        "training": {
+            "task": model.number,
+            "task_id": str(model.task_id),
+            "spec_digest": str(spec.digest),
+            "initial_digest": spec.model.initial_digest,
+            "rounds_done": model.rounds_done,
+            "rounds_planned": spec.training.rounds,
+            "aggregation": spec.training.aggregation,
+            "privacy": spec.training.privacy,
+        },
+        "hospitals": _hospitals(view, task, model.rounds_done),
+        "registered": {
+            "chain_id": view.ledger.deployment.chain_id,
+            "contract": view.ledger.deployment.training,
+            "block": model.deed.block_number,
+            "timestamp": model.deed.timestamp,
+            "transaction": f"0x{model.deed.transaction}",
+            "by": model.deed.by.name or model.deed.by.address,
+        },
+        "measured": measured,
+        "limits": list(LIMITS),
+    }
+
+
+def _hospitals(view: LedgerView, task: TaskLog, rounds_done: int) -> list[dict[str, Any]]:
+    """Who contributed to the first `rounds_done` rounds: updates in the average, and the examples behind one."""
+    updates: dict[Address, list[int]] = {}
+    for current in task.rounds[:rounds_done]:
+        for update in current.updates:
+            if is_included(task, update):
+                updates.setdefault(update.hospital, []).append(update.num_examples)
+    return [
+        {
+            "hospital": view.account(account).name or account,
+            "account": account,
+            "updates_in_the_average": len(examples),
+            "examples": max(examples),
+        }
+        for account, examples in updates.items()
+    ]
+
+
+def card_markdown(card: dict[str, Any]) -> str:
+    """The card for a person."""
+    training, registered = card["training"], card["registered"]
+    lines = [
+        f"# {_plain(card['title'])}",
+        "",
+        f"Model `{card['digest']}` ({card['detector']}, {card['image_size_px']} px), after {training['rounds_done']} "
+        f"of {training['rounds_planned']} rounds of task {training['task']}.",
+        "",
+        "## What it is for",
+        "",
+        *(f"- {name.replace('_', ' ')}: {_plain(value)}" for name, value in card["purpose"].items()),
+        f"- finds: {', '.join(_plain(name) for name in card['categories'])}",
+        "",
+        "## Who trained it",
+        "",
+        "| hospital | updates in the average | examples |",
+        "|---|---|---|",
+        *(
+            f"| {_plain(row['hospital'])} | {row['updates_in_the_average']} | {row['examples']} |"
+            for row in card["hospitals"]
+        ),
+        "",
+        f"Aggregation {training['aggregation']}, privacy {training['privacy']}. TaskSpec `{training['spec_digest']}`, "
+        f"initial model `{training['initial_digest']}`.",
+        "",
+        "## How good it is",
+        "",
+        *_measured(card["measured"]),
+        "",
+        "## Where the ledger has it",
+        "",
+        f"Chain {registered['chain_id']}, contract `{registered['contract']}`, block {registered['block']}, "
+        f"transaction `{registered['transaction']}`, by {_plain(registered['by'])}; sealed as `{card['root']}`. "
+        "`consilia model verify` checks it, `consilia audit verify` derives it again.",
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in card["limits"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(measured: dict[str, Any] | None) -> list[str]:
+    if measured is None:
+        return ["Not measured here. `consilia model eval --to FILE.json`, then `--measured FILE.json`."]
+    head = f"{measured['patients']} patients, {measured['images']} images, {measured['lesions']} lesions; "
+    lines = [
+        head + "95 % bootstrap intervals over patients.",
+        "",
+        "| figure | value | interval |",
+        "|---|---|---|",
+    ]
+    for key, name in (("map50", "mAP@.5"), ("map", "mAP@[.5:.95]"), ("cpm", "CPM")):
+        bounds = measured.get(f"{key}_interval")
+        shown = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "too few patients"
+        lines.append(f"| {name} | {measured[key]:.3f} | {shown} |")
+    worst = measured.get("worst_hospital")
+    return [*lines, "", f"Worst hospital: {_plain(worst)}." if worst else "Not measured by hospital."]
+
+
+def _plain(text: object) -> str:
+    """A text from the ledger as one line without Markdown: anybody may have written it."""
+    line = " ".join(str(text).split())
+    for character in "\\`*_[]<>|#":
+        line = line.replace(character, f"\\{character}")
+    return line
