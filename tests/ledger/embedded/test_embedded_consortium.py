@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from eth_account import Account
 from eth_utils import keccak
 
 from consilia.ledger.embedded import miner as miner_module
+from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.node import Node
 from consilia.ledger.embedded.peer import PeerConnection
 from consilia.ledger.embedded.seal import seal_ceiling, search
@@ -85,7 +87,11 @@ def test_fifty_hospitals_agree(tmp_path: Path, search_here: None) -> None:
     ports = free_ports(HOSPITALS)
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     nodes = []
+    first = Chain(tmp_path / "first.sqlite", made)  # block 0 and its state are the same for all: made once
+    first.close()
     for index, account in enumerate(FIFTY):
+        (tmp_path / account.address).mkdir()
+        shutil.copy(first.file.path, tmp_path / account.address / "chain.sqlite")
         peers = tuple(urls[(index + step) % HOSPITALS] for step in (1, 7, 19, 49))
         nodes.append(hosted.start(account, ports[index], peers))
     sent = [gift(index) for index in range(HOSPITALS)]
