@@ -60,7 +60,8 @@ def run(
 
     server = Server(home, settings, Output(settings.name, output))
     server.report("ready", account=server.address)
-    server.offer_models(awaiting=task_spec is not None)
+    if settings.diagnosis.offers:
+        server.offer_models(awaiting=task_spec is not None)
     if task_spec is not None:
         server.run_task(task_spec, write_initial)
     if serve:
