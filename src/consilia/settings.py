@@ -230,6 +230,8 @@ class DataSection(_Section):
     patients: Path | None = None
     exchanged: Path = Path("exchanged")
     """Where `consilia exchange fetch` puts data sets of others; training takes them along."""
+    proposals: Path = Path("proposals")
+    """Where the regions of each image are kept, for the detectors that are given them; it can be deleted."""
 
 
 class PolicySection(_Section):
@@ -237,7 +239,17 @@ class PolicySection(_Section):
 
     applications: tuple[str, ...] = ("CT",)
     purposes: tuple[str, ...] = ("research",)
-    detectors: tuple[str, ...] = ("faster-rcnn", "retinanet")
+    detectors: tuple[str, ...] = (
+        "r-cnn",
+        "spp-net",
+        "fast-rcnn",
+        "faster-rcnn",
+        "yolo",
+        "yolo-small",
+        "ssd",
+        "retinanet",
+    )
+    """Those of this package; the name of one from elsewhere must be added, for it is another's code."""
     privacy: tuple[Literal["transparent"], ...] = ("transparent",)
     minimum_quorum: Annotated[int, Field(ge=1)] = 2
     minimum_reward_wei: Annotated[int, Field(ge=0)] = 0

@@ -33,6 +33,8 @@ class Example:
     scale: float
     spacing_mm: tuple[float, float] | None = None
     hospital: str = ""
+    proposals_xyxy: npt.NDArray[np.float32] | None = None
+    """Regions to judge, float32 (n, 4), for the detectors that are given them (see `proposals`)."""
 
 
 def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Example], list[Skipped]]:

@@ -15,6 +15,7 @@ from consilia.detection import weights
 from consilia.detection.detectors import build
 from consilia.detection.examples import Example, prepare, resized
 from consilia.detection.placement import CPU, Placement
+from consilia.detection.proposals import find
 from consilia.detection.training import as_input
 from consilia.imaging.cases import LabelledImage, Skipped
 from consilia.protocols.task_spec import TaskSpec
@@ -89,6 +90,7 @@ def load_detector(spec: TaskSpec, path: Path, own_norm: Path | None = None) -> D
         num_classes=len(spec.data.categories),
         image_size=spec.model.image_size,
         seed=spec.model.seed,
+        backbone=spec.model.backbone,
     )
     if own_norm is None:
         weights.load_into(model, path)
@@ -107,7 +109,7 @@ def predict(model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
         for first in range(0, len(examples), BATCH_SIZE):
             batch = examples[first : first + BATCH_SIZE]
             images = [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
-            found = model([image.to(device) for image in images])
+            found = find(model, [image.to(device) for image in images], batch)
             for example, result in zip(batch, found, strict=True):
                 boxes, scores, labels = (result[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
                 boxes = boxes / np.float32(example.scale)

@@ -20,6 +20,7 @@ from consilia.detection.augment import Augment, augmented
 from consilia.detection.detectors import build
 from consilia.detection.examples import Example
 from consilia.detection.placement import Placement
+from consilia.detection.proposals import as_one, as_target, ready_for
 from consilia.errors import DatasetError, SpecError
 
 Target = dict[str, Tensor]
@@ -89,13 +90,14 @@ class Trainer:
         seed: int,
         *,
         placement: Placement | None = None,
+        backbone: str = "",
+        proposals: Path | None = None,
     ) -> None:
         if not examples:
             raise DatasetError(
                 "expected at least one picture to train on, got none; see which were skipped and why"
             )
         self.recipe = recipe
-        self.examples = examples
         self.seed = seed
         self.placement = placement or Placement.here()
         if recipe.batch_size % self.placement.ranks:
@@ -103,9 +105,12 @@ class Trainer:
                 f"training.batch_size: {recipe.batch_size} pictures cannot be shared out among "
                 f"{self.placement.ranks} processes of torchrun; start as many as divide it"
             )
-        model = build(detector_name, num_classes=num_classes, image_size=image_size, seed=seed)
+        model = build(
+            detector_name, num_classes=num_classes, image_size=image_size, seed=seed, backbone=backbone
+        )
         self.model = self.placement.put(model)
         self._parallel = self.placement.in_parallel(self.model)
+        self.examples = ready_for(self.model, examples, proposals)
         self._order = BatchOrder(examples, recipe, seed)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -192,9 +197,9 @@ class Trainer:
         images, targets = [], []
         device = self.placement.device
         for index in self._order.indices(step)[self.placement.rank :: self.placement.ranks]:
-            pixels, boxes, labels = augmented(self.examples[index], self.recipe.augment, rng)
+            pixels, boxes, labels = augmented(as_one(self.examples[index]), self.recipe.augment, rng)
             images.append(as_input(pixels).to(device))
-            target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
+            target = as_target(boxes, labels)
             targets.append({name: tensor.to(device) for name, tensor in target.items()})
         return images, targets
 

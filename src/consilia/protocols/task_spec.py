@@ -105,6 +105,8 @@ class ModelSpec(_Section):
     """The detector, and the digest of its initial weights w_0."""
 
     detector: str = "faster-rcnn"
+    backbone: Annotated[str, Field(max_length=40), LATER] = ""
+    """The network under the detector (docs/detection.md); empty takes the detector's own."""
     image_size: Annotated[int, Field(ge=64, le=2048)] = 192
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     initial_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""

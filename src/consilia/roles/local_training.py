@@ -50,7 +50,14 @@ class DetectorTrainer:
         self._own_norm = own_norm
         recipe = recipe_of(spec)
         self._trainer = Trainer(
-            spec.model.detector, len(spec.data.categories), spec.model.image_size, recipe, examples, seed
+            spec.model.detector,
+            len(spec.data.categories),
+            spec.model.image_size,
+            recipe,
+            examples,
+            seed,
+            backbone=spec.model.backbone,
+            proposals=data.proposals,
         )
         report(
             "data imported",
@@ -103,12 +110,7 @@ def write_initial_model(spec: TaskSpec, path: Path, weights: Path | None = None)
         SpecError: normalisation should stay local, and the detector has none.
         WeightsError: the file is not of this detector.
     """
-    model = build(
-        spec.model.detector,
-        num_classes=len(spec.data.categories),
-        image_size=spec.model.image_size,
-        seed=spec.model.seed,
-    )
+    model = detector_of(spec)
     if weights is not None:
         weights_file.load_into(model, weights)
     own = weights_file.norm_tensors(model) if spec.training.local_norm else frozenset()
@@ -117,6 +119,17 @@ def write_initial_model(spec: TaskSpec, path: Path, weights: Path | None = None)
             f"training.local_norm: {spec.model.detector} has no normalisation layers that could stay local"
         )
     weights_file.save(model, path, {LOCAL_KEY: local_names(own)} if own else None)
+
+
+def detector_of(spec: TaskSpec) -> nn.Module:
+    """The spec's detector with the weights that its seed draws."""
+    return build(
+        spec.model.detector,
+        num_classes=len(spec.data.categories),
+        image_size=spec.model.image_size,
+        seed=spec.model.seed,
+        backbone=spec.model.backbone,
+    )
 
 
 def recipe_of(spec: TaskSpec) -> Recipe:

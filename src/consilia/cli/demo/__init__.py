@@ -26,7 +26,15 @@ def demo(
         help="Real images instead of phantom CT: a COCO, VOC or DICOM folder.",
     ),
     application: str = typer.Option("CT", help="The modality that the task names, CT or microscopy."),
-    detector: str = typer.Option("faster-rcnn", help="faster-rcnn or retinanet."),
+    detector: str = typer.Option(
+        "faster-rcnn",
+        help="r-cnn, spp-net, fast-rcnn, faster-rcnn, yolo, yolo-small, ssd, retinanet, or an installed one.",
+    ),
+    backbone: str = typer.Option(
+        "",
+        help="cnn, resnet-10, resnet-18, resnet-50, mobilenet, darknet-53 or darknet-small; "
+        "default: the detector's own.",
+    ),
     home: Path | None = typer.Option(None, help="Where everything goes; default: a new folder in demo-home."),
     seed: int = typer.Option(0, min=0, help="Equal seeds make equal phantoms, splits and first weights."),
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
@@ -34,12 +42,10 @@ def demo(
     """Hospitals and a server train a detector together through a real chain; then read the report."""
     from consilia.cli.demo.plan import Plan, next_home
     from consilia.cli.demo.run import run
-    from consilia.detection.detectors import DETECTORS
+    from consilia.detection.detectors import require_known
     from consilia.detection.presets import CT_HEMORRHAGE, PHANTOM, PRESETS
-    from consilia.errors import SpecError
 
-    if detector not in DETECTORS:
-        raise SpecError(f"--detector: expected one of {', '.join(DETECTORS)}, got {detector}")
+    require_known(detector, backbone)
     preset = PRESETS.get(data.resolve().name, CT_HEMORRHAGE) if data else PHANTOM
     plan = Plan(
         hospitals=hospitals,
@@ -49,6 +55,7 @@ def demo(
         learning_rate=preset.learning_rate,
         batch_size=batch_size or preset.batch_size,
         detector=detector,
+        backbone=backbone,
         seed=seed,
         data=data.resolve() if data else None,
         application=application,

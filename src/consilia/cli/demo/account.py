@@ -77,7 +77,10 @@ def write_report(
         audited = audit(home, say)
     task = next(task for task in audited.tasks.values() if task.finished)
     sites = tuple(
-        Site(name, DataSection(path=share.path, patients=share.patients_file))
+        Site(
+            name,
+            DataSection(path=share.path, patients=share.patients_file, proposals=home / "proposals"),
+        )
         for name, share in shares.held_out
     )
     with clock.phase("evaluation"):

@@ -91,7 +91,12 @@ def write_hospital(home: Path, number: int, ports: Sequence[int], data: Hospital
     port = ports[number - 1]
     node = f'[node]\ngenesis = "../genesis.json"\nport = {port}\npeers = [{_others(ports, port)}]\n'
     own = "" if data.patients_file is None else f'patients = "{data.patients_file}"\n'
-    text = _common(name, ports, port) + node + f'\n[data]\npath = "{data.path}"\n{own}' + _POLICY
+    text = (
+        _common(name, ports, port)
+        + node
+        + f'\n[data]\npath = "{data.path}"\nproposals = "../proposals"\n{own}'
+        + _POLICY
+    )
     (home / name / SETTINGS_FILE).write_text(text)
 
 

@@ -29,6 +29,7 @@ class Plan(BaseModel):
     learning_rate: float
     batch_size: int
     detector: str
+    backbone: str = ""
     seed: int
     data: Path | None
     application: str

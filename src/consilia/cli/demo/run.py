@@ -141,6 +141,7 @@ categories = [{categories}]
 {window}
 [model]
 detector = "{plan.detector}"
+backbone = "{plan.backbone}"
 image_size = {plan.image_size}
 seed = {plan.seed}
 
@@ -214,7 +215,9 @@ def _train_yardsticks(home: Path, plan: Plan, shares: Shares, say: Output) -> li
     folder.mkdir(exist_ok=True)
     spec = parse_toml((home / TASK_FILE).read_text()).to_bytes()
     initial = next((home / layout.SERVER / "models").glob("*/round-000.safetensors"))
-    sites = [Site(f"hospital-{i}", data_section(share)) for i, share in enumerate(shares.hospitals, start=1)]
+    sites = [
+        Site(f"hospital-{i}", data_section(home, share)) for i, share in enumerate(shares.hospitals, start=1)
+    ]
     jobs = [("", tuple(sites)), *((site.hospital, (site,)) for site in sites)]
     with two_workers() as pool:
         running = []
@@ -235,9 +238,9 @@ def _train_yardsticks(home: Path, plan: Plan, shares: Shares, say: Output) -> li
         return yardsticks
 
 
-def data_section(share: layout.HospitalData) -> DataSection:
-    """A share of the data as settings name it."""
-    return DataSection(path=share.path, patients=share.patients_file)
+def data_section(home: Path, share: layout.HospitalData) -> DataSection:
+    """A share of the data as settings name it; all of a demo keep the regions of their images in one folder."""
+    return DataSection(path=share.path, patients=share.patients_file, proposals=home / "proposals")
 
 
 def _interrupt(signum: int, frame: object) -> None:

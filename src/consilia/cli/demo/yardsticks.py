@@ -23,6 +23,7 @@ from consilia.detection.examples import Example as DetectorExample
 from consilia.detection.examples import prepare
 from consilia.detection.inference import load_detector, predict
 from consilia.detection.predictions import write_predictions
+from consilia.detection.proposals import ready_for
 from consilia.detection.training import StepBudget, Trainer
 from consilia.errors import ConsiliaError
 from consilia.protocols.task_spec import TaskSpec, parse_bytes
@@ -70,7 +71,14 @@ def train(job: TrainingJob) -> Trained:
     steps = sum(spec.training.rounds * spec.training.local_steps(len(site)) for site in own)
     size = spec.model.image_size
     trainer = Trainer(
-        spec.model.detector, len(spec.data.categories), size, recipe_of(spec), examples, spec.model.seed
+        spec.model.detector,
+        len(spec.data.categories),
+        size,
+        recipe_of(spec),
+        examples,
+        spec.model.seed,
+        backbone=spec.model.backbone,
+        proposals=job.sites[0].data.proposals,
     )
     weights.load_into(trainer.model, job.initial)
     trainer.run(StepBudget(steps, 0, steps))
@@ -100,8 +108,11 @@ def score(job: ScoringJob) -> Scored:
     """Score a model on all held-out patients; where findings are kept, on those of each hospital too."""
     torch.set_num_threads(1)
     spec = parse_bytes(job.spec)
-    groups = {site.hospital: _examples(spec, site) for site in job.sites}
     detector = load_detector(spec, job.model)
+    groups = {
+        site.hospital: ready_for(detector.model, _examples(spec, site), site.data.proposals)
+        for site in job.sites
+    }
     findings = {hospital: predict(detector.model, examples) for hospital, examples in groups.items()}
     found = [finding for own in findings.values() for finding in own]
     resamples = 0
@@ -163,7 +174,8 @@ def draw_examples(job: ExamplesJob) -> tuple[Example, ...]:
     spec = parse_bytes(job.spec)
     chosen = _choose([(site.hospital, _examples(spec, site)) for site in job.sites], job.count)
     models = [(kind, hospital, load_detector(spec, path)) for kind, hospital, path in job.models]
-    pictures = [example for _, example in chosen]
+    first = models[0][2].model
+    pictures = ready_for(first, [example for _, example in chosen], job.sites[0].data.proposals)
     findings = [predict(detector.model, pictures) for _, _, detector in models]
     return tuple(
         Example(
