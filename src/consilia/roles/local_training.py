@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from consilia.detection import weights as weights_file
 from consilia.detection.augment import Augment
