@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from consilia.errors import WeightsError
 from consilia.protocols.task_spec import TaskSpec, parse_toml
-from consilia.roles.local_training import read_training_data, train_from_update, write_initial_model
+from consilia.roles.fetching import advance_local_model
+from consilia.roles.local_training import DetectorTrainer, read_training_data, write_initial_model
 from consilia.roles.progress import silent
 from consilia.settings import DataSection
-from tests.consortium import read_weights, spec_toml
+from tests.consortium import Steps, read_weights, spec_toml
 from tests.roles.trading import write_images
 
 
@@ -42,15 +44,37 @@ def test_a_data_set_of_other_classes_is_named_and_left_out(tmp_path: Path, spec:
 
 
 @pytest.mark.slow
-def test_an_update_starts_a_local_model(tmp_path: Path, spec: TaskSpec) -> None:
+def test_an_update_starts_a_local_model(
+    tmp_path: Path, spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = DataSection(path=write_images(tmp_path / "data"), exchanged=tmp_path / "exchanged")
-    update, out = tmp_path / "update.safetensors", tmp_path / "local.safetensors"
+    delivered = tmp_path / "delivered"
+    delivered.mkdir()
+    update = delivered / "update.safetensors"
     write_initial_model(spec, update)
-    loss = train_from_update(spec, data, update, out, silent)
+    (delivered / "provenance.json").write_text('{"deal": "one", "owner": "0x1"}')
+    steps = Steps()
+    out = advance_local_model(tmp_path, spec, data, delivered, steps)
     before, after = read_weights(update), read_weights(out)
-    assert np.isfinite(loss) and set(before) == set(after)
+    assert np.isfinite(steps.named("local model trained")[0]["loss"]) and set(before) == set(after)
     moved: list[Any] = [name for name in before if not np.array_equal(before[name], after[name])]
     assert moved
+
+    # what it has learned is where its next round begins; another update begins anew
+    started: list[Path] = []
+    train = DetectorTrainer.train
+
+    def watched(trainer: DetectorTrainer, weights: Path, round_index: int) -> tuple[float, int]:
+        started.append(weights)
+        return train(trainer, weights, round_index)
+
+    monkeypatch.setattr(DetectorTrainer, "train", watched)
+    advance_local_model(tmp_path, spec, data, delivered, steps)
+    (delivered / "provenance.json").write_text('{"deal": "two", "owner": "0x1"}')
+    advance_local_model(tmp_path, spec, data, delivered, steps)
+    assert started == [out, update]
+    assert [line["rounds"] for line in steps.named("local model trained")] == [1, 2, 1]
+    assert json.loads((tmp_path / "models" / "local.json").read_text())["started_from"]["deal"] == "two"
     small = parse_toml(spec_toml(2).replace("image_size = 64", 'image_size = 64\ndetector = "retinanet"'))
     with pytest.raises(WeightsError):
-        train_from_update(small, data, update, out, silent)
+        advance_local_model(tmp_path, small, data, delivered, silent)

@@ -112,7 +112,7 @@ def fetch(
     home: Path = HOME,
     wait_seconds: float = typer.Option(0.0, min=0, help="Wait that long for the owner's next step."),
     train: bool = typer.Option(
-        False, help="An update: start this hospital's own model from it, with one round."
+        False, help="An update: train this hospital's own model from it for one round; again for one more."
     ),
     output: Format = FORMAT,
 ) -> None:

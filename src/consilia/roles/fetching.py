@@ -8,14 +8,17 @@ from pathlib import Path
 
 from consilia.errors import InputError, TaskFailedError
 from consilia.protocols.exchange import Deal
+from consilia.protocols.task_spec import TaskSpec
 from consilia.roles.datasets import add_to_training
 from consilia.roles.examination import UPDATE_FILE
 from consilia.roles.exchange import Exchange
+from consilia.roles.progress import Report
 from consilia.roles.task_log import fold
-from consilia.settings import HospitalSettings, load
+from consilia.settings import DataSection, HospitalSettings, load
 from consilia.values import ArtifactKind
 
 LOCAL_MODEL = "local.safetensors"
+LOCAL_NOTES = "local.json"
 
 
 def await_delivery(exchange: Exchange, id_prefix: str, wait_seconds: float) -> Deal:
@@ -65,14 +68,30 @@ def take_in(exchange: Exchange, home: Path, deal: Deal, train: bool) -> Path:
     if not train:
         exchange.party.report("update delivered", deal=str(deal.deal_id), file=str(delivered / UPDATE_FILE))
         return delivered
-    from consilia.roles.local_training import train_from_update
-
     spec = fold(exchange.party.events())[listing.task_id].spec
+    return advance_local_model(home, spec, settings.data, delivered, exchange.party.report)
+
+
+def advance_local_model(
+    home: Path, spec: TaskSpec, data: DataSection, delivered: Path, report: Report
+) -> Path:
+    """One round of this hospital's own model: the first from a delivered update, each later one from the last.
+
+    Another update starts another model; whose update it was, and how many rounds it has had, stands beside it.
+
+    Raises:
+        WeightsError, DatasetError: the update and this hospital's data do not go together.
+    """
+    from consilia.roles.local_training import train_local_model
+
+    provenance = json.loads((delivered / "provenance.json").read_text())
     models = home / "models"
     models.mkdir(exist_ok=True)
-    out = models / LOCAL_MODEL
-    loss = train_from_update(spec, settings.data, delivered / UPDATE_FILE, out, exchange.party.report)
-    provenance = json.loads((delivered / "provenance.json").read_text())
-    out.with_suffix(".json").write_text(json.dumps({"started_from": provenance}, indent=1) + "\n")
-    exchange.party.report("local model started", deal=str(deal.deal_id), file=str(out), loss=loss)
+    out, notes = models / LOCAL_MODEL, models / LOCAL_NOTES
+    known = json.loads(notes.read_text()) if out.exists() and notes.exists() else {}
+    done = int(known["rounds"]) if known.get("started_from") == provenance else 0
+    start = out if done else delivered / UPDATE_FILE
+    loss = train_local_model(spec, data, start, out, done, report)
+    notes.write_text(json.dumps({"started_from": provenance, "rounds": done + 1}, indent=1) + "\n")
+    report("local model trained", deal=provenance["deal"], file=str(out), rounds=done + 1, loss=loss)
     return out

@@ -190,14 +190,19 @@ def with_exchanged(own: Dataset, folder: Path, window: WindowHU | None) -> Datas
     return replace(own, images=tuple(images), skipped=tuple(skipped))
 
 
-def train_from_update(spec: TaskSpec, data: DataSection, update: Path, out: Path, report: Report) -> float:
-    """Start this hospital's own model from an exchanged update: one round on its data. Returns the mean loss.
+def train_local_model(
+    spec: TaskSpec, data: DataSection, start: Path, out: Path, round_index: int, report: Report
+) -> float:
+    """Train this hospital's own model for one round on its data. Returns the mean loss.
+
+    Args:
+        start: an exchanged update in round 0, and then what the round before wrote to `out`.
 
     Raises:
-        WeightsError: the update is of another detector than the spec's, or not finite.
+        WeightsError: the weights are of another detector than the spec's, or not finite.
         DatasetError: there are no usable data.
     """
     trainer = DetectorTrainer(spec, data, spec.model.seed, report)
-    loss, _ = trainer.train(update, 0)
+    loss, _ = trainer.train(start, min(round_index, spec.training.rounds - 1))
     trainer.save(out, {})
     return loss
