@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from consilia.errors import LedgerUnreachableError, PeerRefusedError
+from consilia.errors import ChainError, LedgerUnreachableError, PeerRefusedError
 from consilia.ledger.embedded import chain as chain_module
 from consilia.ledger.embedded import rules as rules_module
 from consilia.ledger.embedded import server as server_module
@@ -307,6 +307,30 @@ def test_a_peer_that_claims_a_heavier_chain_has_to_show_it(
     assert victim.chain.head.header.number == 30
     assert stored(victim) == 31
     assert_others_are_served(victim)
+
+
+class TellsItsHead:
+    """A peer that has nothing more than its head."""
+
+    account = COINBASES[1]
+
+    def __init__(self, block_hash: bytes, score: int) -> None:
+        self._tip = block_hash, score.to_bytes(32, "big")
+
+    def ask(self, kind: Kind, items: tuple[bytes, ...] = (), told: tuple[str, ...] = ()) -> tuple[bytes, ...]:
+        return self._tip if kind == Kind.HEAD else ()
+
+
+def test_a_block_that_is_being_kept_makes_no_liar_of_the_peer_that_has_it_too(node: Node) -> None:
+    """Blocks reach the file a moment before the head moves; a busy node looks at its peers just then."""
+    before = node.chain.head
+    extend(node.chain)
+    head = node.chain.head
+    follow = node.gossip._catch_up._follow
+    node.chain.head = before
+    follow(TellsItsHead(head.header.hash, head.score))  # type: ignore[arg-type]
+    with pytest.raises(ChainError, match="cannot show it"):
+        follow(TellsItsHead(head.header.hash, head.score + 1))  # type: ignore[arg-type]
 
 
 def test_a_peer_that_serves_false_blocks_on_true_headers_is_cut_off(

@@ -98,6 +98,9 @@ class CatchUp:
         if proven:
             self._fetch(peer, proven)
         elif self._chain.head.gives_way_to(tip[0], score) and not self._stopping:
+            file = self._chain.file
+            if file.has_block(tip[0]) and file.score(tip[0]) == score:
+                return  # another thread is keeping that very block, and has yet to move the head: nobody lied
             raise ChainError(f"a peer claims a chain of total difficulty {score} and cannot show it")
 
     def _prove(self, peer: PeerConnection) -> list[Header]:
