@@ -22,9 +22,11 @@ from consilia.roles.local_training import (
     recipe_of,
     write_initial_model,
 )
+from consilia.roles.model_use import read_pictures
 from consilia.roles.progress import silent
 from consilia.settings import DataSection
 from tests.consortium import read_weights, spec_toml
+from tests.imaging.ct_files import ct
 from tests.roles.trading import write_images
 
 
@@ -118,6 +120,7 @@ from consilia.detection.placement import Placement
 from consilia.protocols.task_spec import parse_bytes
 from consilia.roles import ranks
 from consilia.roles.local_training import DetectorTrainer
+from consilia.roles.model_use import read_pictures
 from consilia.roles.progress import silent
 from consilia.settings import DataSection
 
@@ -170,3 +173,12 @@ def test_two_ranks_of_torchrun_train_one_model(tmp_path: Path) -> None:
     alone.train(tmp_path / "w0", 0)
     alone.save(tmp_path / "alone", {})
     assert (tmp_path / "alone").read_bytes() != (tmp_path / "rank-0-round-0").read_bytes()
+
+
+def test_a_model_of_three_windows_is_asked_about_three_windows(tmp_path: Path) -> None:
+    """Shown one grey window it would answer too, and wrongly."""
+    ct(tmp_path / "ct" / "a.dcm")
+    spec = spec_with(data="windows_hu = [[40, 80], [80, 200], [600, 2800]]")
+    pixels = read_pictures(spec, tmp_path / "ct").images[0].pixels()
+    assert pixels.shape == (128, 128, 3)
+    assert not np.array_equal(pixels[..., 0], pixels[..., 2])

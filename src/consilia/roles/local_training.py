@@ -159,18 +159,30 @@ def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
     Raises:
         DatasetError: nothing is usable, or the classes differ.
     """
-    windows = [WindowHU(*window) for window in spec.data.windows]
-    window = windows[0] if windows else None
+    window = window_of(spec)
     dataset = read_dataset(data.path, window=window)
     if tuple(dataset.categories) != tuple(spec.data.categories):
         raise DatasetError(
             f"the task's classes are {', '.join(spec.data.categories)}, the data has {', '.join(dataset.categories)}"
         )
     own = dataset if data.patients is None else dataset.subset(data.patients.read_text().split())
-    complete = with_exchanged(own, data.exchanged, window)
+    return with_channels(spec, with_exchanged(own, data.exchanged, window))
+
+
+def window_of(spec: TaskSpec) -> WindowHU | None:
+    """The HU window that every CT slice of a task is seen through, the first of several; None leaves it to the body."""
+    return WindowHU(*spec.data.windows[0]) if spec.data.windows else None
+
+
+def with_channels(spec: TaskSpec, dataset: Dataset) -> Dataset:
+    """The images with the three channels that a task asks for: three windows, or neighbouring slices.
+
+    Raises:
+        DatasetError: an image is no CT in DICOM.
+    """
     if spec.data.windows_hu:
-        return with_windows(complete, windows)
-    return with_neighbours(complete) if spec.data.neighbouring_slices else complete
+        return with_windows(dataset, [WindowHU(*window) for window in spec.data.windows_hu])
+    return with_neighbours(dataset) if spec.data.neighbouring_slices else dataset
 
 
 def with_exchanged(own: Dataset, folder: Path, window: WindowHU | None) -> Dataset:

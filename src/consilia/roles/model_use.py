@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,13 @@ import numpy as np
 from consilia.detection.examples import Example, prepare
 from consilia.detection.inference import Prediction, load_detector, predict
 from consilia.errors import DatasetError, InputError, SpecError
-from consilia.imaging.cases import Dataset, LabelledImage, Skipped, WindowHU
+from consilia.imaging.cases import Dataset, LabelledImage, Skipped
 from consilia.imaging.raster import read_raster
 from consilia.imaging.readers import ANNOTATIONS, read_dataset, read_dicom
 from consilia.imaging.split import check_no_leak, check_no_shared_pixels
 from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.roles.artifacts import file_digest
-from consilia.roles.local_training import read_training_data
+from consilia.roles.local_training import own_norm_in, read_training_data, window_of, with_channels
 from consilia.roles.models import NamedModel, open_model
 from consilia.settings import DataSection
 
@@ -47,7 +47,8 @@ def named_model(name: ModelName) -> Iterator[NamedModel]:
     """
     if name.home is not None and name.file is None and name.spec is None:
         with open_model(name.home, 1 if name.task is None else name.task, name.rounds_done) as model:
-            yield model
+            own_norm = own_norm_in(name.home, model.spec)
+            yield replace(model, own_norm=own_norm) if own_norm.exists() else model
         return
     if name.home is None and name.file is not None and name.spec is not None:
         yield NamedModel(name.file, file_digest(name.file), _read_spec(name.spec), None)
@@ -101,7 +102,7 @@ def read_held_out(spec: TaskSpec, data: DataSection, trained_on: Sequence[DataSe
 
 def find_on(model: NamedModel, held_out: HeldOut) -> list[Prediction]:
     """The model's findings on the held-out pictures."""
-    return predict(load_detector(model.spec, model.path).model, held_out.examples)
+    return predict(load_detector(model.spec, model.path, model.own_norm).model, held_out.examples)
 
 
 def matching(predictions: Sequence[Prediction], held_out: HeldOut) -> list[Prediction]:
@@ -118,18 +119,16 @@ def matching(predictions: Sequence[Prediction], held_out: HeldOut) -> list[Predi
 
 
 def read_pictures(spec: TaskSpec, path: Path) -> Dataset:
-    """Pictures to find something on, with or without annotations; DICOM in the task's HU window.
+    """Pictures to find something on, with or without annotations; DICOM in the task's HU windows and channels.
 
     Raises:
         DatasetError: there is no usable picture.
     """
-    window = None
-    if spec.data.window_center_hu is not None and spec.data.window_width_hu is not None:
-        window = WindowHU(spec.data.window_center_hu, spec.data.window_width_hu)
+    window = window_of(spec)
     if (path / ANNOTATIONS).is_file() or (path / "Annotations").is_dir():
-        return read_dataset(path, window=window)
+        return with_channels(spec, read_dataset(path, window=window))
     if spec.data.format == "dicom":
-        return read_dicom(path, window=window)
+        return with_channels(spec, read_dicom(path, window=window))
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in RASTERS)
     images = tuple(_unlabelled(file, file.relative_to(path).as_posix()) for file in files)
     if not images:

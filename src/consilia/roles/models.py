@@ -47,6 +47,8 @@ class NamedModel:
     digest: Digest
     spec: TaskSpec
     registered: RegisteredModel | None
+    own_norm: Path | None = None
+    """This hospital's own normalisation layers, where the task leaves them with it (FedBN)."""
 
 
 def read_tasks(view: LedgerView) -> dict[int, TaskLog]:
