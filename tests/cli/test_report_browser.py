@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from consilia.cli.report.page import write_report
+from consilia.cli.report.page import write_consultation, write_report
+from tests.cli.sample_consultation import sample_consultation
 from tests.cli.sample_report import sample_report
 
 pytestmark = pytest.mark.browser
@@ -102,3 +103,26 @@ def test_every_picture_has_words_and_every_table_has_headers(visit: Visit) -> No
     assert all(picture.get_attribute("aria-label") for picture in pictures.all())
     for table in visit.page.locator("table").all():
         assert table.locator("thead th[scope=col]").count() > 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("outcome", ["answer", "failed"])
+def test_a_second_opinion_has_a_page_of_the_same_kind(
+    browser: object, tmp_path: Path, outcome: str, width: int
+) -> None:
+    page = write_consultation(sample_consultation(outcome), tmp_path).html
+    visit = Visit(browser, page, width)
+    try:
+        assert [url for url in visit.requests if not url.startswith("data:image/png")] == [page.as_uri()]
+        assert visit.complaints == []
+        headline = visit.page.locator("h1")
+        for label, words in (
+            ("中文", {"answer": "颅内出血", "failed": "ERROR：不给出诊断"}),
+            ("English", {"answer": "intracranial haemorrhage", "failed": "ERROR: no diagnosis"}),
+        ):
+            visit.page.get_by_text(label, exact=True).click()
+            sync_api.expect(headline).to_contain_text(words[outcome], use_inner_text=True)
+        sync_api.expect(visit.page.locator("rect.found")).to_have_count(1 if outcome == "answer" else 0)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        visit.page.close()

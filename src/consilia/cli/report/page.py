@@ -11,8 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from consilia.cli.report import words
+from consilia.cli.report import consultation_words, words
 from consilia.cli.report.charts import Axis, Level, Line, bar, both, legend, plot
+from consilia.cli.report.consultation import ConsultationReport
 from consilia.cli.report.report import Report
 from consilia.cli.report.results import Text
 
@@ -58,6 +59,51 @@ def write_report(report: Report, home: Path) -> ReportPaths:
 
 def render_html(report: Report) -> str:
     """The report as one self-contained HTML page that works under `default-src 'none'`."""
+    extra: dict[str, object] = {}
+    if report.consultation is not None:
+        extra = _consultation_parts(report.consultation)
+    return _render(
+        "report.html.j2",
+        **extra,
+        report=report,
+        words=words,
+        verdict=words.verdict(report.results),
+        phases=phase_amounts(report),
+        sizes=size_amounts(report),
+        learning=learning_chart(report),
+        froc=froc_chart(report),
+    )
+
+
+def render_consultation(shown: ConsultationReport) -> str:
+    """One second opinion as a page of its own, in the same style and under the same policy."""
+    return _render("consultation_page.html.j2", **_consultation_parts(shown))
+
+
+def write_consultation(shown: ConsultationReport, folder: Path) -> ReportPaths:
+    """Write `consultation.json` and `consultation.html` into `folder`, for their owner's eyes alone."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    paths = ReportPaths(json=folder / "consultation.json", html=folder / "consultation.html")
+    for path, text in ((paths.json, shown.to_json()), (paths.html, render_consultation(shown))):
+        unfinished = path.with_name(path.name + ".part")
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    return paths
+
+
+def _consultation_parts(shown: ConsultationReport) -> dict[str, object]:
+    return {
+        "shown": shown,
+        "told": consultation_words.opinion(shown),
+        "bound_text": consultation_words.bound_text,
+        "hiding_text": consultation_words.hiding_text,
+        "steps": consultation_words.STEPS,
+        "standings": consultation_words.STANDINGS,
+    }
+
+
+def _render(template: str, **parts: object) -> str:
     css = resources.files("consilia.cli.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     environment = Environment(
         loader=PackageLoader("consilia.cli.report", "templates"),
@@ -76,16 +122,10 @@ def render_html(report: Report) -> str:
         percent="{:.0%}".format,
         count="{:,}".format,
     )
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        words=words,
+    return environment.get_template(template).render(
         css=Markup(css),
         css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
-        verdict=words.verdict(report.results),
-        phases=phase_amounts(report),
-        sizes=size_amounts(report),
-        learning=learning_chart(report),
-        froc=froc_chart(report),
+        **parts,
     )
 
 

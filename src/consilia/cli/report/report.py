@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from consilia.cli.report.consultation import ConsultationReport
 from consilia.cli.report.results import Count, Part, PositiveSeconds, Results, Text, Unit, Wei
 from consilia.errors import InputError
 
@@ -244,6 +245,8 @@ class Report(Part):
     roles: tuple[RoleSight, ...]
     examples: tuple[Example, ...] = ()
     audit: Audit | None = None
+    consultation: ConsultationReport | None = None
+    """The second opinion that one hospital asked for with the trained model."""
 
     def to_json(self) -> str:
         """The report as indented JSON text."""

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from consilia.cli.report import words
+from consilia.cli.report.consultation import ConsultationReport
+from consilia.cli.report.consultation_words import plain_lines
 from consilia.cli.report.report import Report, Round
 from consilia.cli.report.results import Score
 
@@ -33,6 +35,19 @@ def print_summary(report: Report, console: Console) -> None:
     console.print(_hospitals(report))
     for line in (_time_line(report), _bytes_line(report), _chain_line(report), *_audit_lines(report)):
         console.print(Styled(line))
+    if report.consultation is not None:
+        print_consultation(report.consultation, console)
+
+
+def print_consultation(shown: ConsultationReport, console: Console) -> None:
+    """Print one second opinion: the outcome first, in red where there is no diagnosis."""
+    headline, detail, *facts = plain_lines(shown)
+    error = shown.outcome in ("failed", "stopped")
+    console.print()
+    console.print(Styled(f"second opinion: {headline}", style="bold red" if error else "bold"))
+    console.print(Styled(detail, style="dim"), soft_wrap=True)
+    for line in facts:
+        console.print(Styled(line), soft_wrap=True)
 
 
 def summary_lines(report: Report) -> Iterator[str]:
@@ -57,6 +72,8 @@ def summary_lines(report: Report) -> Iterator[str]:
     for site in report.data:
         yield f"{site.hospital}: {site.studies_used} studies used, {site.studies_skipped} skipped"
     yield from (_time_line(report), _bytes_line(report), _chain_line(report), *_audit_lines(report))
+    if report.consultation is not None:
+        yield from (f"second opinion: {line}" for line in plain_lines(report.consultation))
 
 
 def _models(report: Report) -> Iterator[tuple[str, Score, str]]:

@@ -1,0 +1,219 @@
+"""What a second opinion says in words, in English and Chinese: the answer, or ERROR with its reason and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from consilia.cli.report.consultation import ConsultationReport
+from consilia.cli.report.results import Text
+from consilia.cli.report.words import ether_text
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """Headline, what it rests on, and what to do next."""
+
+    headline: Text
+    detail: Text
+    to_do: tuple[Text, ...] = ()
+
+
+STEPS: dict[str, Text] = {
+    "Asked": Text(en="asked", zh="提问"),
+    "Answered": Text(en="answered, sealed", zh="作答（密封）"),
+    "AuditOpened": Text(en="audit images opened", zh="公开审计影像"),
+    "Scored": Text(en="answers to them counted", zh="统计审计答案"),
+    "Challenged": Text(en="a box challenged", zh="质疑位置"),
+    "Accepted": Text(en="accepted", zh="接受评分"),
+    "AnswersReleased": Text(en="diagnosis released", zh="释放诊断"),
+    "QueryClosed": Text(en="settled", zh="结算"),
+}
+"""The events of a query, by their names in the contract."""
+
+STANDINGS: dict[str, Text] = {
+    "undecided": Text(en="undecided", zh="尚无结论"),
+    "certified": Text(en="certified", zh="已认证"),
+    "revoked": Text(en="revoked", zh="已撤销"),
+}
+
+
+def opinion(shown: ConsultationReport) -> Opinion:
+    """The outcome in words."""
+    return {"answer": _answer, "failed": _failed, "stopped": _stopped, "waiting": _waiting}[shown.outcome](
+        shown
+    )
+
+
+def _answer(shown: ConsultationReport) -> Opinion:
+    found = [box for case in shown.cases for box in case.findings]
+    names = list(dict.fromkeys((box.en, box.zh) for box in found))
+    if names:
+        headline = Text(
+            en=f"The model found: {', '.join(en for en, _ in names)}.",
+            zh=f"模型检出：{'、'.join(zh for _, zh in names)}。",
+        )
+    else:
+        headline = Text(en="The model found nothing.", zh="模型未检出异常。")
+    return Opinion(
+        headline,
+        Text(
+            en=f"It passed the audit: {_counted(shown).en}, {shown.required} were needed.",
+            zh=f"审计通过：{_counted(shown).zh}，要求至少 {shown.required} 例。",
+        ),
+        (
+            Text(
+                en="A second opinion for research, verified by nobody. The decision is the physician's.",
+                zh="本意见仅供科研，未经任何人核实。诊断由医师作出。",
+            ),
+        ),
+    )
+
+
+def _failed(shown: ConsultationReport) -> Opinion:
+    return Opinion(
+        Text(en="ERROR: no diagnosis.", zh="ERROR：不给出诊断。"),
+        Text(
+            en=f"The server fell below the threshold: {_counted(shown).en}, {shown.required} were needed. Its answer "
+            "to your case was never opened, and is worth nothing.",
+            zh=f"服务器未达到门槛：{_counted(shown).zh}，要求至少 {shown.required} 例。"
+            "它对您病例的回答从未打开，也没有价值。",
+        ),
+        (
+            _refund(shown),
+            Text(
+                en="Ask another model: consilia consult ask STUDY --offer. Compare their records first: consilia model "
+                "certificate DIGEST.",
+                zh="可换一个模型：consilia consult ask STUDY --offer。"
+                "请先比较记录：consilia model certificate DIGEST。",
+            ),
+            Text(
+                en="This image was seen by a server: the same server could recognise it, so choose another one.",
+                zh="该影像已被这台服务器看到，再次提交可能被认出，请选择另一台服务器。",
+            ),
+        ),
+    )
+
+
+def _stopped(shown: ConsultationReport) -> Opinion:
+    by_server = shown.hospital_wei >= shown.price_wei and shown.hospital_wei > 0
+    who = Text(en="the server", zh="服务器") if by_server else Text(en="this hospital", zh="本院")
+    at = f" ({shown.ended_in})" if shown.ended_in else ""
+    at_zh = f"（{shown.ended_in}）" if shown.ended_in else ""
+    paid = Text(
+        en=f"The server was paid {ether_text(shown.server_wei)} ether.",
+        zh=f"服务器获得 {ether_text(shown.server_wei)} ether。",
+    )
+    return Opinion(
+        Text(en="ERROR: no diagnosis.", zh="ERROR：不给出诊断。"),
+        Text(
+            en=f"The query was stopped: {who.en} did not take its step in time{at}.",
+            zh=f"查询已中止：{who.zh}未按时完成其步骤{at_zh}。",
+        ),
+        (
+            _refund(shown) if by_server else paid,
+            Text(
+                en="Keep `consilia hospital run` at work while a query is open, and ask a server that answers."
+                if by_server
+                else "Keep `consilia hospital run` at work while a query is open: silence is paid for.",
+                zh="查询期间请保持 `consilia hospital run` 运行，并选择能及时作答的服务器。"
+                if by_server
+                else "查询期间请保持 `consilia hospital run` 运行：不作回应要付费。",
+            ),
+        ),
+    )
+
+
+def _waiting(shown: ConsultationReport) -> Opinion:
+    return Opinion(
+        Text(en="No answer yet.", zh="尚未得到答复。"),
+        Text(
+            en="The query is on the ledger; each step has its deadline, after which the silent side pays.",
+            zh="查询已登记在账本上；每一步都有期限，逾期不作回应的一方承担损失。",
+        ),
+        (
+            Text(
+                en=f"Look again: consilia consult show {shown.query[:8]}",
+                zh=f"稍后查看：consilia consult show {shown.query[:8]}",
+            ),
+        ),
+    )
+
+
+def _counted(shown: ConsultationReport) -> Text:
+    return Text(
+        en=f"{shown.matches} of {shown.audits} known cases were answered rightly",
+        zh=f"{shown.audits} 例已知病例中答对 {shown.matches} 例",
+    )
+
+
+def _refund(shown: ConsultationReport) -> Text:
+    bond = shown.hospital_wei - shown.price_wei
+    more = f", and the server's bond of {ether_text(bond)} ether" if bond > 0 else ""
+    more_zh = f"，另得服务器押金 {ether_text(bond)} ether" if bond > 0 else ""
+    return Text(
+        en=f"Your fee of {ether_text(shown.price_wei)} ether came back{more}.",
+        zh=f"费用 {ether_text(shown.price_wei)} ether 已退回{more_zh}。",
+    )
+
+
+def bound_text(shown: ConsultationReport) -> Text:
+    """The interval in words: what m of n means, and no more."""
+    return Text(
+        en=f"With 95 % confidence the model is right in at least {shown.low:.0%} of such cases, and with 95 % "
+        f"confidence in at most {shown.high:.0%} (Clopper-Pearson).",
+        zh=f"以 95% 的置信度，模型在此类病例上的正确率不低于 {shown.low:.0%}；以 95% 的置信度，不高于 {shown.high:.0%}"
+        "（Clopper-Pearson）。",
+    )
+
+
+def hiding_text(shown: ConsultationReport) -> Text:
+    """What the server could tell about which image was real."""
+    worst = max(shown.hiding, key=lambda item: item.guess, default=None)
+    one_in = Text(
+        en=f"{shown.images} images went to the server; {shown.hidden} of them are never opened, the real one among "
+        "them.",
+        zh=f"共向服务器发送 {shown.images} 张影像，其中 {shown.hidden} 张始终不公开，真实病例就在其中。",
+    )
+    if worst is None:
+        return one_in
+    return Text(
+        en=f"{one_in.en} The best guess at it would be right in about {worst.guess:.0%} of such queries"
+        + (f" (what stands out: {worst.feature})." if worst.verdict != "admit" else "."),
+        zh=f"{one_in.zh}在这样的查询中，服务器最佳猜测的命中率约为 {worst.guess:.0%}"
+        + (f"（最突出的差异：{worst.feature}）。" if worst.verdict != "admit" else "。"),
+    )
+
+
+def plain_lines(shown: ConsultationReport) -> Iterator[str]:
+    """The same on a terminal or in a log: one fact a line."""
+    told = opinion(shown)
+    yield told.headline.en
+    yield told.detail.en
+    for case in shown.cases:
+        for box in case.findings:
+            where = "" if box.xyxy is None else " at " + ", ".join(f"{edge:.0f}" for edge in box.xyxy)
+            yield f"  {case.name}: {box.en} (code {box.code}), score {box.score:.2f}{where}"
+        if shown.outcome == "answer" and not case.findings:
+            yield f"  {case.name}: no finding"
+    if shown.matches is not None:
+        yield (
+            f"audits: {shown.matches} of {shown.audits} matched, threshold {shown.required} "
+            f"(T = {shown.required / shown.audits:.2f})"
+        )
+        yield bound_text(shown).en
+    yield hiding_text(shown).en
+    yield f"model: {shown.model.title or 'no title'}, digest {shown.model.digest}"
+    if shown.model.record is not None:
+        record = shown.model.record
+        yield (
+            f"record: {record.standing}; {record.matches} of {record.audits} audits in {record.queries} queries, "
+            f"accuracy {record.low:.2f} to {record.high:.2f}"
+        )
+    yield (
+        f"money: fee {ether_text(shown.price_wei)} ether, back to you {ether_text(shown.hospital_wei)}, "
+        f"to the server {ether_text(shown.server_wei)}"
+    )
+    for item in shown.transactions:
+        yield f"ledger: {STEPS[item.step].en if item.step in STEPS else item.step}, transaction {item.hash}"
+    yield from (line.en for line in told.to_do)
