@@ -156,3 +156,11 @@ def test_a_batch_needs_images_that_match_all_of_it():
     assert len(fitting) == 3
     child = image("child", "child", acquisition=replace(SCANNER, patient_age_years=8))
     assert matched([old, child], archive(3), ())[1] == {"age": 3}
+
+
+@pytest.mark.parametrize(("audits", "covers"), [(20, 11), (41, 22)], ids=["standard", "high"])
+def test_an_archive_of_one_kind_of_finding_is_enough(audits, covers):
+    # an odd number of images has no half
+    for seed in range(20):
+        found = drawn(archive(90, kinds=((), (1,))), audits=audits, covers=covers, seed=seed)
+        assert max(Counter(map(diagnosis_of, found.audits)).values()) <= (audits + 1) // 2

@@ -7,7 +7,20 @@ import sys
 import typer
 
 from consilia import __version__
-from consilia.cli import audit, data, demo, exchange, hospital, keys, ledger, model, network, server, store
+from consilia.cli import (
+    audit,
+    consult,
+    data,
+    demo,
+    exchange,
+    hospital,
+    keys,
+    ledger,
+    model,
+    network,
+    server,
+    store,
+)
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -27,6 +40,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(network.app, name="network")
 app.add_typer(exchange.app, name="exchange")
+app.add_typer(consult.app, name="consult")
 app.command("demo")(demo.demo)
 
 

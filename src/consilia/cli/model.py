@@ -68,6 +68,42 @@ def verify(
             )
 
 
+@app.command()
+def certificate(
+    model: str = typer.Argument(..., help="The model's digest, 64 hex digits, or its file."),
+    home: Path | None = LEDGER_HOME,
+    url: str | None = LEDGER_URL,
+    deployment: Path | None = DEPLOYMENT,
+    form: Format = FORMAT,
+) -> None:
+    """A model's record over the audits of all its queries, computed from the ledger; no key is needed."""
+    from consilia.cli.report.consulted import certificate_of
+    from consilia.roles.diagnosis_log import fold_diagnosis
+    from consilia.roles.ledger_view import open_view
+    from consilia.roles.models import digest_of
+
+    digest, say = digest_of(model), Output("model", form)
+    with open_view(home, url, deployment) as view:
+        logged = view.history.events(0, view.history.head())
+        log = fold_diagnosis([event for item in logged if (event := item.typed()) is not None])
+        found = certificate_of(log, digest)
+        low, high = found.interval
+        say(
+            "certificate",
+            digest=str(digest),
+            standing=found.standing.value,
+            queries=len(found.outcomes),
+            audits=found.audits,
+            matches=found.matches,
+            silent=found.silent,
+            accuracy_at_least=low,
+            accuracy_at_most=high,
+            points=found.points,
+        )
+        for account, (matches, audits) in found.by_hospital().items():
+            say("asked by", hospital=view.account(account).name or account, matches=matches, audits=audits)
+
+
 @app.command("eval")
 def evaluate(
     data: Path = DATA,

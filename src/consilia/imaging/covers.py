@@ -114,15 +114,15 @@ def draw(
     if len(chosen) < wanted:
         raise ArchiveError(_too_small(cases[0].acquisition, wanted, wanted - len(chosen), reasons))
     diagnosis, count = Counter(map(diagnosis_of, chosen)).most_common(1)[0]
-    if 2 * count > wanted:
+    if 2 * count > wanted + 1:  # of an odd number the larger half
         kind = "without a finding" if not diagnosis else "with the same findings"
         raise ArchiveError(
             f"{count} of {wanted} archive images would be {kind}, so that a server which always says so could pass; "
-            f"expected at most half: add {count - wanted // 2} or more matched images with other findings"
+            f"expected at most half: add {count - (wanted + 1) // 2} or more matched images with other findings"
         )
     while True:  # a few turns: at most half of all of them share a diagnosis
         chance.shuffle(chosen)
-        if 2 * max(Counter(map(diagnosis_of, chosen[:audits])).values()) <= audits:
+        if 2 * max(Counter(map(diagnosis_of, chosen[:audits])).values()) <= audits + 1:
             return Draw(tuple(chosen[:audits]), tuple(chosen[audits:]))
 
 

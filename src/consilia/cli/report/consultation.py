@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 from consilia.cli.report.results import Count, Part, Unit, Wei
 from consilia.errors import InputError
 
-Outcome = Literal["answer", "failed", "stopped", "waiting"]
-"""`failed`: too few audits matched. `stopped`: somebody was silent. Both are ERROR: no diagnosis."""
+Outcome = Literal["answer", "failed", "stopped", "spoilt", "waiting"]
+"""`failed`: too few audits matched. `stopped`: somebody was silent. `spoilt`: the report of a case could not be read.
+All three are ERROR: no diagnosis."""
 
 
 class FoundBox(Part):

@@ -124,6 +124,22 @@ def _stopped(shown: ConsultationReport) -> Opinion:
     )
 
 
+def _spoilt(shown: ConsultationReport) -> Opinion:
+    return Opinion(
+        Text(en="ERROR: no diagnosis.", zh="ERROR：不给出诊断。"),
+        Text(
+            en="The server passed the audit and was paid, but its report of your case cannot be read.",
+            zh="服务器通过了审计并已获得费用，但其对您病例的报告无法读取。",
+        ),
+        (
+            Text(
+                en="Complain to the consortium: the ledger shows that the server committed to this report.",
+                zh="请向联合体投诉：账本可证明该报告是服务器承诺的内容。",
+            ),
+        ),
+    )
+
+
 def _waiting(shown: ConsultationReport) -> Opinion:
     return Opinion(
         Text(en="No answer yet.", zh="尚未得到答复。"),

@@ -42,7 +42,7 @@ def print_summary(report: Report, console: Console) -> None:
 def print_consultation(shown: ConsultationReport, console: Console) -> None:
     """Print one second opinion: the outcome first, in red where there is no diagnosis."""
     headline, detail, *facts = plain_lines(shown)
-    error = shown.outcome in ("failed", "stopped")
+    error = shown.outcome in ("failed", "stopped", "spoilt")
     console.print()
     console.print(Styled(f"second opinion: {headline}", style="bold red" if error else "bold"))
     console.print(Styled(detail, style="dim"), soft_wrap=True)

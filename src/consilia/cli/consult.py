@@ -1,0 +1,155 @@
+"""`consilia consult`: a second opinion on a study, without showing whose it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from consilia.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from consilia.protocols.consultation import Offer, Query
+    from consilia.roles.consultation import Consultation
+    from consilia.settings import HospitalSettings
+
+app = typer.Typer(help="Ask for a second opinion that hides the patient.", no_args_is_help=True)
+
+HOME = typer.Option(..., help="The hospital's home, with its consilia.toml.")
+FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
+QUERY = typer.Argument(..., help="The query's id, or its first digits.")
+
+
+@app.callback()
+def _group() -> None:
+    """Ask for a second opinion that hides the patient."""
+
+
+@app.command()
+def ask(
+    study: Path = typer.Argument(..., exists=True, help="A CT slice (DICOM), a folder of them, or a PNG."),
+    home: Path = HOME,
+    assurance: str = typer.Option("standard", help="standard (20 audits) or high (41)."),
+    offer: int | None = typer.Option(None, help="The offer's number; default: the only one."),
+    model: str = typer.Option("", help="Or the model's digest, or its first digits."),
+    wait_seconds: float = typer.Option(600.0, min=0, help="Wait so long for the answer."),
+    output: Format = FORMAT,
+) -> None:
+    """Hide the study's case among images of the archive, ask, and show what comes of it.
+
+    Exit code 1 is ERROR, no diagnosis; 4 is an archive that cannot hide the case.
+    """
+    from consilia.errors import InputError
+    from consilia.protocols.assurance import ASSURANCES
+    from consilia.roles.asking import ask as ask_once
+    from consilia.roles.asking import prepare_query, read_study, spec_of
+    from consilia.roles.local_training import read_training_data
+
+    if assurance not in ASSURANCES:
+        raise InputError(f"--assurance: expected {' or '.join(ASSURANCES)}, got {assurance}")
+    consultation, settings = open_consultation(home, output)
+    party = consultation.party
+    preset, chosen = ASSURANCES[assurance], _choose(consultation.offers(), offer, model)
+    spec = spec_of(chosen, party.tasks())
+    cases = read_study(study, spec)
+    archive = read_training_data(spec, settings.data).images
+    prepared = prepare_query(cases, archive, spec, preset, party.state)
+    for item in prepared.hiding:
+        step = "case stands out" if item.verdict.value == "warn" else "case is hidden"
+        party.report(step, auc=item.auc, best_guess=item.guess, feature=item.feature)
+    query_id = ask_once(consultation, chosen, prepared, preset)
+    _await(consultation, str(query_id), wait_seconds)
+    _show(consultation, str(query_id), output)
+
+
+@app.command()
+def show(query: str = QUERY, home: Path = HOME, output: Format = FORMAT) -> None:
+    """What came of a query: the answer and what it is worth, or ERROR and what to do. Writes the page too."""
+    _show(open_consultation(home, output)[0], query, output)
+
+
+@app.command()
+def inbox(home: Path = HOME, output: Format = FORMAT) -> None:
+    """Queries that still wait for a step, this hospital's or the server's."""
+    consultation, _ = open_consultation(home, output)
+    for query in _own(consultation):
+        if not query.state.over:
+            consultation.party.report("waits", **_facts(query), deadline=query.deadline)
+
+
+@app.command("ls")
+def list_queries(home: Path = HOME, output: Format = FORMAT) -> None:
+    """All queries of this hospital."""
+    consultation, _ = open_consultation(home, output)
+    for query in _own(consultation):
+        consultation.party.report("query", **_facts(query))
+
+
+def open_consultation(home: Path, output: Format) -> tuple[Consultation, HospitalSettings]:
+    """A hospital's part in queries, on its home; its `hospital run` may be at work beside it."""
+    from consilia.roles.consultation import Consultation
+    from consilia.roles.party import Party
+    from consilia.settings import HospitalSettings, load
+
+    settings = load(HospitalSettings, home)
+    return Consultation(Party(home, settings, Output(settings.name, output))), settings
+
+
+def _own(consultation: Consultation) -> list[Query]:
+    return [q for q in consultation.log().queries.values() if q.hospital == consultation.party.address]
+
+
+def _facts(query: Query) -> dict[str, str | int]:
+    return {
+        "query": str(query.query_id),
+        "state": query.state.name.lower(),
+        "model": str(query.offer.model_digest),
+        "matches": f"{query.scored_matches}/{query.audits}" if query.answers else "",
+        "price_wei": str(query.offer.price_wei),
+    }
+
+
+def _choose(offers: list[Offer], number: int | None, model: str) -> Offer:
+    from consilia.errors import InputError
+
+    found = [
+        offer
+        for offer in offers
+        if number in (None, offer.offer_id) and str(offer.model_digest).startswith(model.lower())
+    ]
+    if len(found) != 1:
+        known = "; ".join(f"{o.offer_id}: {o.described.title}, {o.price_wei} wei" for o in offers) or "none"
+        raise InputError(f"expected one offer, {len(found)} fit; give --offer or --model. On offer: {known}")
+    return found[0]
+
+
+def _await(consultation: Consultation, query_id: str, wait_seconds: float) -> None:
+    """Take the hospital's steps until the query is over or the time is up."""
+    import time
+
+    until = time.monotonic() + wait_seconds
+    for _ in consultation.party.follow():
+        log = consultation.advance()
+        if log.find(query_id).state.over or time.monotonic() > until:
+            return
+
+
+def _show(consultation: Consultation, query_id: str, output: Format) -> None:
+    from consilia.cli.report.consulted import consultation_report
+    from consilia.cli.report.page import write_consultation
+    from consilia.cli.report.terminal import print_consultation
+    from consilia.roles.asking import spec_of
+
+    party = consultation.party
+    query = consultation.log().find(query_id)
+    book = spec_of(query.offer, party.tasks()).code_book
+    shown = consultation_report(consultation, query, book)
+    paths = write_consultation(shown, consultation.folder(query.query_id))
+    if output is Format.JSON:
+        typer.echo(shown.model_dump_json())
+    else:
+        print_consultation(shown, Output(party.name, output).console)
+        party.report("second opinion", html=str(paths.html), json=str(paths.json))
+    if shown.outcome in ("failed", "stopped", "spoilt"):
+        raise typer.Exit(1)

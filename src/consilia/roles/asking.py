@@ -1,0 +1,216 @@
+"""From a study to a query: which model is asked, what hides the case, and what is spent for it.
+
+The draw and the spent images are on disk before anybody sees them. A crash goes on with the same draw: another one
+around the same case would show which image stays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consilia.errors import ArchiveError, InputError
+from consilia.imaging.canonical import canonical_pixels
+from consilia.imaging.cases import LabelledImage, WindowHU, patient_key, study_key, window_for
+from consilia.imaging.covers import draw, matched
+from consilia.imaging.separability import Separability, Verdict, separability
+from consilia.protocols.assurance import Assurance
+from consilia.protocols.consultation import Offer
+from consilia.protocols.diagnosis import ImageRole, QueryImage
+from consilia.protocols.findings import MAX_FINDINGS, Finding
+from consilia.protocols.task_spec import TaskSpec
+from consilia.roles.consultation import Consultation
+from consilia.roles.state import ConsultedImage, State
+from consilia.roles.task_log import TaskLog
+from consilia.values import Digest
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A query that can be asked."""
+
+    images: tuple[QueryImage, ...]
+    hiding: tuple[Separability, ...]
+    """The membership check, for each real case."""
+    name: str
+    """Of the real cases' pixels; what was asked under it is asked once."""
+
+
+def spec_of(offer: Offer, tasks: dict[int, TaskLog]) -> TaskSpec:
+    """The TaskSpec of the model on offer: it says how images are windowed and what the codes mean.
+
+    Raises:
+        InputError: no task of this ledger has registered the model, or its codes are not the offer's.
+    """
+    for task in tasks.values():
+        digests = {current.closed.model_digest for current in task.rounds if current.closed}
+        if offer.model_digest in digests:
+            if task.spec.code_book.digest != offer.code_book:
+                raise InputError("expected the offer's codes to be those of the model's task: do not ask it")
+            return task.spec
+    raise InputError(
+        f"expected a model that a task of this ledger has registered, {offer.model_digest} is none: ask another offer"
+    )
+
+
+def read_study(path: Path, spec: TaskSpec) -> list[list[LabelledImage]]:
+    """The real cases of a DICOM file, a folder of DICOM or a picture: for each patient its slices, the asked one first.
+
+    Of a folder the middle slice of each patient is asked; the others are its neighbours.
+
+    Raises:
+        DatasetError: nothing there is usable.
+        InputError: there is nothing.
+    """
+    from consilia.imaging.readers import read_dicom
+
+    window = _window(spec)
+    if path.is_dir():
+        by_patient: dict[str, list[LabelledImage]] = {}
+        for image in read_dicom(path, window=window).images:
+            by_patient.setdefault(image.patient, []).append(image)
+        middle = [(len(slices) // 2, slices) for slices in by_patient.values()]
+        return [[slices[at], *slices[:at], *slices[at + 1 :]] for at, slices in middle]
+    if not path.is_file():
+        raise InputError(f"expected a DICOM file, a folder or a PNG, there is no {path.name}")
+    return [[_read_one(path, window)]]
+
+
+def _read_one(path: Path, window: WindowHU | None) -> LabelledImage:
+    from consilia.imaging.dicom import is_dicom, read_ct
+    from consilia.imaging.raster import read_raster
+
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    if not is_dicom(path):
+        height, width = read_raster(path).shape[:2]
+        key = f"image:{path.name}"
+        return LabelledImage(path.name, patient_key(key), study_key(key), width, height, *none, None, path)
+    ct = read_ct(path)
+    height, width = ct.hu.shape
+    patient = patient_key(ct.patient_id or f"image:{path.name}")
+    return LabelledImage(
+        ct.sop_instance_uid,
+        patient,
+        study_key(ct.study_uid),
+        width,
+        height,
+        *none,
+        ct.spacing_mm,
+        path,
+        window or window_for(ct.body_part),
+        acquisition=ct.acquisition,
+    )
+
+
+def _window(spec: TaskSpec) -> WindowHU | None:
+    if spec.data.window_center_hu is None or spec.data.window_width_hu is None:
+        return None
+    return WindowHU(spec.data.window_center_hu, spec.data.window_width_hu)
+
+
+def prepare_query(
+    cases: Sequence[Sequence[LabelledImage]],
+    archive: Sequence[LabelledImage],
+    spec: TaskSpec,
+    assurance: Assurance,
+    state: State,
+) -> Prepared:
+    """Draw what hides these cases, check that it does, and spend it.
+
+    Raises:
+        ArchiveError: the archive is too small, or the cases can be told from it.
+        HomeError: an image was in a query before.
+    """
+    size = spec.model.image_size
+    real = [slices[0] for slices in cases]
+    pixels = {id(image): canonical_pixels(image, size)[0] for slices in cases for image in slices[:5]}
+    name = str(Digest.of(b"".join(sorted(pixels[id(image)].tobytes() for image in real))))
+    known = [image for image in archive if len(image.labels) <= MAX_FINDINGS]
+    fitting, _ = matched(real, known, ())
+    canonical = {image.image_id: canonical_pixels(image, size) for image in fitting}
+    digests = {key: Digest.of(found.tobytes()) for key, (found, _) in canonical.items()}
+    kept = state.fact(f"consult/drawn/{name}")
+    if kept is None:
+        spent = state.consulted()
+        used = {key for key, digest in digests.items() if digest in spent}
+        drawn = draw(real, known, used, assurance.audits, assurance.covers, SystemRandom())
+        chosen = [[image.image_id for image in part] for part in (drawn.audits, drawn.covers)]
+    else:
+        chosen = json.loads(kept)
+    own = [[pixels[id(image)] for image in slices[:5]] for slices in cases]
+    hiding = _check(own, fitting, canonical, len(real) + len(chosen[1]))
+    by_id = {image.image_id: image for image in fitting}
+    if any(key not in by_id for part in chosen for key in part):
+        raise ArchiveError(
+            "images of the draw are gone from the archive; put them back, the case was drawn with them"
+        )
+    roles = [(ImageRole.AUDIT, key) for key in chosen[0]] + [(ImageRole.COVER, key) for key in chosen[1]]
+    if kept is None:
+        claims = [
+            ConsultedImage(Digest.of(pixels[id(image)].tobytes()), image.patient, ImageRole.REAL.value)
+            for image in real
+        ]
+        claims += [ConsultedImage(digests[key], by_id[key].patient, role.value) for role, key in roles]
+        state.claim_images(name, claims)
+        state.remember(f"consult/drawn/{name}", json.dumps(chosen))
+    images = [QueryImage(image.path.name, ImageRole.REAL, pixels[id(image)].tobytes()) for image in real]
+    for role, key in roles:
+        found, scale = canonical[key]
+        truth = truth_of(by_id[key], scale, spec, size) if role is ImageRole.AUDIT else None
+        images.append(QueryImage(key, role, found.tobytes(), truth))
+    return Prepared(tuple(images), hiding, name)
+
+
+def _check(
+    own: Sequence[Sequence[Pixels]],
+    fitting: Sequence[LabelledImage],
+    canonical: dict[str, tuple[Pixels, float]],
+    hidden: int,
+) -> tuple[Separability, ...]:
+    archive = [canonical[image.image_id][0] for image in fitting]
+    patients = [image.patient for image in fitting]
+    found = tuple(separability(pixels, archive, patients, hidden) for pixels in own)
+    worst = max(found, key=lambda item: item.guess)
+    if any(item.verdict is Verdict.REFUSE for item in found):
+        raise ArchiveError(
+            f"the case stands out from its covers by its {worst.feature}: AUC {worst.auc:.2f}, a server's best guess "
+            f"would be right in {worst.guess:.0%} of such queries. Take an archive of the same scanner and protocol"
+        )
+    return found
+
+
+def truth_of(image: LabelledImage, scale: float, spec: TaskSpec, size: int) -> tuple[Finding, ...]:
+    """The known findings of an archive image, in whole pixels of its canonical image, boxes outwards."""
+    book = spec.code_book
+    found = []
+    for box, label in zip(image.boxes_xyxy, image.labels, strict=True):
+        x1, y1, x2, y2 = (float(edge) * scale for edge in box)
+        edges = (math.floor(x1), math.floor(y1), min(math.ceil(x2), size), min(math.ceil(y2), size))
+        found.append(Finding(book.code_of(spec.data.categories[int(label) - 1]), edges))
+    return tuple(found)
+
+
+def ask(consultation: Consultation, offer: Offer, prepared: Prepared, assurance: Assurance) -> Digest:
+    """Ask, once: the same case again is the same query."""
+    key = f"consult/query/{offer.offer_id}/{prepared.name}"
+    state = consultation.party.state
+    asked = state.fact(key)
+    if asked is not None:
+        return Digest.from_hex(asked)
+    query_id = consultation.ask(offer.offer_id, prepared.images, assurance.required)
+    state.remember(key, str(query_id))
+    facts = [
+        {"verdict": item.verdict.value, "auc": item.auc, "guess": item.guess, "feature": item.feature}
+        for item in prepared.hiding
+    ]
+    state.remember(f"consult/hiding/{query_id}", json.dumps(facts))
+    return query_id

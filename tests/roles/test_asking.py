@@ -1,0 +1,122 @@
+"""From a study to a query: the right images in the right roles, spent before they are seen, and the report after."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from consilia.cli.report.consulted import certificate_of, consultation_report
+from consilia.errors import ArchiveError, InputError
+from consilia.imaging.cases import LabelledImage
+from consilia.protocols.assurance import STANDARD, Standing
+from consilia.protocols.code_book import CodeBook, FindingCode
+from consilia.protocols.diagnosis import ImageRole
+from consilia.protocols.task_spec import parse_toml
+from consilia.roles.asking import prepare_query, read_study
+from consilia.roles.state import State
+from tests.consortium import spec_toml
+from tests.roles.asking import LESION, MODEL, Clinic, Seer, wrong_half
+
+SPEC = parse_toml(spec_toml(4))
+
+
+def picture(folder, name, seed, lesion=False):
+    random = np.random.default_rng(seed)
+    pixels = random.normal(110, 5, (64, 64)).clip(0, 255).astype(np.uint8)
+    pixels[:8] = pixels[-8:] = pixels[:, :8] = pixels[:, -8:] = 0
+    boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    if lesion:
+        pixels[20:30, 24:40] = 200
+        boxes, labels = np.array([[24, 20, 40, 30]], np.float32), np.array([1])
+    path = folder / f"{name}.png"
+    Image.fromarray(pixels).save(path)
+    return LabelledImage(name, f"patient-{name}", f"study-{name}", 64, 64, boxes, labels, None, path)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return [picture(tmp_path, f"known-{number}", number, lesion=number % 2 == 1) for number in range(45)]
+
+
+@pytest.fixture
+def case(tmp_path):
+    return picture(tmp_path, "case", 999)
+
+
+@pytest.fixture
+def state(tmp_path):
+    return State(tmp_path / "state.sqlite")
+
+
+def test_a_case_is_hidden_and_everything_is_spent_first(case, archive, state):
+    prepared = prepare_query([[case]], archive, SPEC, STANDARD, state)
+    roles = Counter(image.role for image in prepared.images)
+    assert roles == {ImageRole.REAL: 1, ImageRole.AUDIT: 20, ImageRole.COVER: 11}
+    assert {len(image.pixels) for image in prepared.images} == {64 * 64}
+    for image in prepared.images:
+        assert (image.truth is not None) == (image.role is ImageRole.AUDIT)
+    truths = [image.truth for image in prepared.images if image.truth]
+    assert truths and all(
+        [(f.code, f.box_xyxy) for f in truth] == [(1, (24, 20, 40, 30))] for truth in truths
+    )
+    assert len(state.consulted()) == 32
+
+
+def test_a_case_asked_again_meets_the_same_images(case, archive, state):
+    # another draw around the same case would show which image stays
+    first = prepare_query([[case]], archive, SPEC, STANDARD, state)
+    again = prepare_query([[case]], archive, SPEC, STANDARD, state)
+    assert first.images == again.images and len(state.consulted()) == 32
+
+
+def test_the_next_case_meets_none_of_them(case, archive, state, tmp_path):
+    prepare_query([[case]], archive, SPEC, STANDARD, state)
+    other = picture(tmp_path, "other", 998)
+    with pytest.raises(ArchiveError, match="31 used before"):
+        prepare_query([[other]], archive, SPEC, STANDARD, state)
+    assert len(state.consulted()) == 32  # a refused query spends nothing
+
+
+def test_a_case_that_stands_out_spends_nothing(case, archive, state):
+    loud = np.asarray(Image.open(case.path)).astype(int)
+    loud[loud > 0] += np.random.default_rng(5).normal(0, 20, (loud > 0).sum()).astype(int)
+    Image.fromarray(loud.clip(0, 255).astype(np.uint8)).save(case.path)
+    with pytest.raises(ArchiveError, match="stands out from its covers by its noise"):
+        prepare_query([[case]], archive, SPEC, STANDARD, state)
+    assert not state.consulted()
+
+
+def test_a_study_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"no gone\.png"):
+        read_study(tmp_path / "gone.png", SPEC)
+
+
+def test_a_png_is_a_study(case):
+    ((image,),) = read_study(case.path, SPEC)
+    assert (image.width, image.height, len(image.labels)) == (64, 64, 0)
+
+
+BOOK = CodeBook(findings=(FindingCode(code=LESION, category="lesion", zh="病灶"),))
+
+
+@pytest.mark.parametrize(
+    ("seer", "outcome", "standing"),
+    [(Seer(), "answer", Standing.CERTIFIED), (Seer(wrong_half), "failed", Standing.REVOKED)],
+    ids=["honest", "careless"],
+)
+def test_what_the_hospital_reads_and_what_everybody_can_compute(three, seer, outcome, standing):
+    clinic = Clinic(three, seer)
+    query_id = clinic.ask()
+    clinic.run(query_id)
+    query = clinic.query(query_id)
+    shown = consultation_report(clinic.hospital, query, BOOK)
+    assert (shown.outcome, shown.matches, shown.audits) == (outcome, query.scored_matches, 20)
+    found = [box.code for case in shown.cases for box in case.findings]
+    assert found == ([LESION] if outcome == "answer" else [])
+    assert shown.hospital_wei == (0 if outcome == "answer" else shown.price_wei)
+    record = certificate_of(clinic.hospital.log(), MODEL)
+    assert (record.standing, record.audits, record.matches) == (standing, 20, shown.matches)
+    assert certificate_of(clinic.hospital.log(), query.offer.code_book).audits == 0
