@@ -33,6 +33,12 @@ def ask(
     assurance: str = typer.Option("standard", help="standard (20 audits) or high (41)."),
     offer: int | None = typer.Option(None, help="The offer's number; default: the only one."),
     model: str = typer.Option("", help="Or the model's digest, or its first digits."),
+    archive: Path | None = typer.Option(
+        None,
+        exists=True,
+        file_okay=False,
+        help="Labelled images that no training used; default: the own data.",
+    ),
     wait_seconds: float = typer.Option(600.0, min=0, help="Wait so long for the answer."),
     output: Format = FORMAT,
 ) -> None:
@@ -45,6 +51,7 @@ def ask(
     from consilia.roles.asking import ask as ask_once
     from consilia.roles.asking import prepare_query, read_study, spec_of
     from consilia.roles.local_training import read_training_data
+    from consilia.settings import DataSection
 
     if assurance not in ASSURANCES:
         raise InputError(f"--assurance: expected {' or '.join(ASSURANCES)}, got {assurance}")
@@ -53,8 +60,9 @@ def ask(
     preset, chosen = ASSURANCES[assurance], _choose(consultation.offers(), offer, model)
     spec = spec_of(chosen, party.tasks())
     cases = read_study(study, spec)
-    archive = read_training_data(spec, settings.data).images
-    prepared = prepare_query(cases, archive, spec, preset, party.state)
+    data = settings.data if archive is None else DataSection(path=archive)
+    known = read_training_data(spec, data).images
+    prepared = prepare_query(cases, known, spec, preset, party.state)
     for item in prepared.hiding:
         step = "case stands out" if item.verdict.value == "warn" else "case is hidden"
         party.report(step, auc=item.auc, best_guess=item.guess, feature=item.feature)

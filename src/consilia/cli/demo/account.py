@@ -205,6 +205,7 @@ def _report(
             models_rederived=audited.models_rederived,
             seconds=audited.seconds,
         ),
+        consultation=course.consultation,
     )
 
 

@@ -107,9 +107,9 @@ purposes = ["research"]
 """
 
 
-def write_server(home: Path, ports: Sequence[int]) -> None:
+def write_server(home: Path, ports: Sequence[int], offers: str = "") -> None:
     """Write the server's settings; it talks to the first hospital's node, and believes what most nodes tell."""
-    (home / SERVER / SETTINGS_FILE).write_text(_common(SERVER, ports, ports[0]))
+    (home / SERVER / SETTINGS_FILE).write_text(_common(SERVER, ports, ports[0]) + offers)
 
 
 def _others(ports: Sequence[int], own: int) -> str:

@@ -10,16 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consilia.cli.demo import layout
+from consilia.cli.demo.consulting import OFFER, consult, write_archive
 from consilia.cli.demo.data import Shares, phantom_shares, real_shares
 from consilia.cli.demo.plan import Plan, locked, settle_plan
 from consilia.cli.demo.processes import Processes, Step
 from consilia.cli.demo.workers import two_workers
 from consilia.cli.demo.yardsticks import Site, TrainingJob, train
 from consilia.cli.output import Format, Output
+from consilia.cli.report.consultation import ConsultationReport
 from consilia.errors import ConsiliaError
 from consilia.ledger.deployment import deploy
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import Rpc
+from consilia.protocols.code_book import FindingCode, described
 from consilia.protocols.task_spec import parse_toml
 from consilia.settings import DataSection
 
@@ -66,6 +69,7 @@ class Course:
 
     steps: list[Step]
     reorgs: int
+    consultation: ConsultationReport | None = None
 
 
 def run(home: Path, wanted: Plan, output: Format) -> None:
@@ -96,6 +100,8 @@ def run(home: Path, wanted: Plan, output: Format) -> None:
             members = _make_homes(home, plan)
         with clock.phase("data"):
             shares = phantom_shares(home, plan) if plan.data is None else real_shares(home, plan, plan.data)
+            if plan.data is None:
+                write_archive(home, plan.seed)
         for number, share in enumerate(shares.hospitals, start=1):
             layout.write_hospital(home, number, plan.ports, share)
         (home / TASK_FILE).write_text(task_toml(plan, shares))
@@ -116,7 +122,7 @@ def _make_homes(home: Path, plan: Plan) -> list[layout.MemberKeys]:
     names = [f"hospital-{number}" for number in range(1, plan.hospitals + 1)]
     members = layout.make_members(home, [*names, layout.SERVER])
     layout.write_genesis(home / "genesis.json", members, plan.started_at)
-    layout.write_server(home, plan.ports)
+    layout.write_server(home, plan.ports, OFFER if plan.data is None else "")
     layout.write_network(home, plan.hospitals)
     return members
 
@@ -127,6 +133,7 @@ def task_toml(plan: Plan, shares: Shares) -> str:
     window = ""
     if shares.window is not None:
         window = f"window_center_hu = {shares.window.center_hu}\nwindow_width_hu = {shares.window.width_hu}\n"
+    findings = "".join(_finding_toml(item) for item in described(shares.categories))
     return f"""title = "{", ".join(shares.categories)} on {plan.application}, {plan.hospitals} hospitals"
 
 [purpose]
@@ -158,7 +165,18 @@ enrol_seconds = 600
 round_seconds = 3600
 grace_seconds = 600
 reward_wei = {REWARD_WEI}
-"""
+{findings}"""
+
+
+def _finding_toml(item: FindingCode) -> str:
+    coding = ""
+    if item.coding is not None:
+        term = item.coding
+        coding = (
+            f'coding = {{ scheme = "{term.scheme}", value = "{term.value}", meaning = "{term.meaning}" }}\n'
+        )
+    names = f'category = "{item.category}"\nen = "{item.en}"\nzh = "{item.zh}"\n'
+    return f"\n[[findings]]\ncode = {item.code}\n{names}{coding}"
 
 
 def _federate(home: Path, plan: Plan, members: list[layout.MemberKeys], say: Output, clock: Clock) -> Course:
@@ -182,10 +200,16 @@ def _federate(home: Path, plan: Plan, members: list[layout.MemberKeys], say: Out
         say("contracts deployed", registry=deployment.registry, training=deployment.training)
         server_home = home / layout.SERVER
         command = ("consilia", "server", "run", "--home", str(server_home), "--spec", str(home / TASK_FILE))
-        processes.start(layout.SERVER, (*command, "--format", "json"), server_home / "process.log", ends=True)
+        asked = plan.data is None  # the archive is a phantom's: real data sets are too small to spend
+        command = (*command, "--format", "json", *(("--serve",) if asked else ()))
+        processes.start(layout.SERVER, command, server_home / "process.log", ends=not asked)
         clock.add("start_up", time.monotonic() - began)
         steps += _watch(processes, "done", plan.hospitals, say)
-        return Course(steps, sum(_reorgs(port) for port in plan.ports))
+        consultation = None
+        if asked:
+            with clock.phase("consultation"):
+                consultation = consult(home, say)
+        return Course(steps, sum(_reorgs(port) for port in plan.ports), consultation)
 
 
 def _reorgs(port: int) -> int:

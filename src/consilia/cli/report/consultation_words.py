@@ -223,12 +223,12 @@ def plain_lines(shown: ConsultationReport) -> Iterator[str]:
     if shown.model.record is not None:
         record = shown.model.record
         yield (
-            f"record: {record.standing}; {record.matches} of {record.audits} audits in {record.queries} queries, "
+            f"record: {record.standing}; {record.matches} of {record.audits} audits in {record.queries} quer{'y' if record.queries == 1 else 'ies'}, "
             f"accuracy {record.low:.2f} to {record.high:.2f}"
         )
     yield (
         f"money: fee {ether_text(shown.price_wei)} ether, back to you {ether_text(shown.hospital_wei)}, "
-        f"to the server {ether_text(shown.server_wei)}"
+        f"to the server {ether_text(shown.server_wei)} (its bond among it)"
     )
     for item in shown.transactions:
         yield f"ledger: {STEPS[item.step].en if item.step in STEPS else item.step}, transaction {item.hash}"

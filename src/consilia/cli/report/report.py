@@ -63,6 +63,7 @@ class Seconds(Part):
     enrol: PositiveSeconds = 0.0
     rounds: PositiveSeconds = 0.0
     settle: PositiveSeconds = 0.0
+    consultation: PositiveSeconds = 0.0
     yardsticks: PositiveSeconds = 0.0
     evaluation: PositiveSeconds = 0.0
     audit: PositiveSeconds = 0.0

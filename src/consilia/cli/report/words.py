@@ -14,6 +14,7 @@ PHASES: dict[str, Text] = {
     "enrol": Text(en="Publishing the task, enrolling", zh="发布任务与报名"),
     "rounds": Text(en="Rounds of training", zh="各轮训练"),
     "settle": Text(en="Paying the rewards", zh="结算奖励"),
+    "consultation": Text(en="One second opinion", zh="一次第二意见"),
     "yardsticks": Text(en="Yardsticks: alone and pooled", zh="对照训练：单独与集中"),
     "evaluation": Text(en="Scoring on held-out patients", zh="在留出患者上评估"),
     "audit": Text(en="Audit", zh="审计"),
