@@ -223,7 +223,7 @@ def plain_lines(shown: ConsultationReport) -> Iterator[str]:
     if shown.model.record is not None:
         record = shown.model.record
         yield (
-            f"record: {record.standing}; {record.matches} of {record.audits} audits in {record.queries} quer{'y' if record.queries == 1 else 'ies'}, "
+            f"record: {record.standing}; {record.matches} of {record.audits} audits, queries: {record.queries}, "
             f"accuracy {record.low:.2f} to {record.high:.2f}"
         )
     yield (
