@@ -1,7 +1,7 @@
 """Seconds, memory and processor time a round, beside a plain loop in one process that does the same sums.
 
-    python benchmarks/run.py [--only rounds|gas|envelopes|training] [--megabytes 1 160] [--rounds 5] [--hospitals 4]
-        [--json FILE]
+    python benchmarks/run.py [--only rounds|gas|envelopes|training|answering] [--megabytes 1 160] [--rounds 5]
+        [--hospitals 4] [--json FILE]
 
 Fails when a final model is not, to the last bit, the average that must come out. Method: docs/benchmarks.md.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import answering
 import envelope
 import training_speed
 from gas import measure as measure_gas
@@ -36,7 +37,7 @@ from sampling import TreeSampler
 FOLDER = Path(__file__).resolve().parent
 OPINIONS = ((20, 12), (41, 23))
 """Audit and hidden images of the two presets."""
-PARTS = ("rounds", "gas", "envelopes", "training")
+PARTS = ("rounds", "gas", "envelopes", "training", "answering")
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,7 @@ def main() -> None:
     opinions = [measure_opinion(*shape) for shape in OPINIONS] if "gas" in parts else []
     rates = envelope.measure(envelope.MEGABYTES) if "envelopes" in parts else []
     speeds = measure_training() if "training" in parts else []
+    answered = [answering.measure()] if "answering" in parts else []
     console = Console(width=160)
     if pairs:
         print_report(console, pairs)
@@ -225,6 +227,8 @@ def main() -> None:
         envelope.print_report(console, rates)
     for speed in speeds:
         training_speed.print_report(console, speed)
+    for query in answered:
+        answering.print_report(console, query)
     if options.json is not None:
         figures = {
             "cores": os.cpu_count(),
@@ -235,6 +239,7 @@ def main() -> None:
             "opinion_gas": [asdict(item) for item in opinions],
             "envelopes": [asdict(item) for item in rates],
             "training": [asdict(item) | {"ratio": item.ratio} for item in speeds],
+            "answering": [asdict(item) | {"ratio": item.ratio} for item in answered],
         }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

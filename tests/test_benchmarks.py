@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ballast, training_speed
+from benchmarks import answering, ballast, training_speed
 from consilia.detection.training import Trainer
 
 RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
@@ -106,3 +106,9 @@ def test_the_bare_loop_gets_the_very_batches_that_the_trainer_draws(monkeypatch)
         )
     assert speed.images_a_turn == 2
     assert 0 < speed.ratio < 20
+
+
+def test_a_query_through_the_diagnoser_finds_what_a_bare_loop_finds():
+    # inside, it asserts that both ways see the same; the ratio is the benchmark's to tell, on a quiet machine
+    speed = answering.measure(image_size=64, turns=1)
+    assert speed.images == 32 and speed.ratio > 0

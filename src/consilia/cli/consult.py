@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Ask for a second opinion that hides the patient.", no_args_is_help=True)
 
 HOME = typer.Option(..., help="The hospital's home, with its consilia.toml.")
+PACS = typer.Option("", help="Send an answer to this DICOMweb root as DICOM SR and Secondary Capture.")
 FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
 QUERY = typer.Argument(..., help="The query's id, or its first digits.")
 
@@ -40,6 +41,7 @@ def ask(
         help="Labelled images that no training used; default: the own data.",
     ),
     wait_seconds: float = typer.Option(600.0, min=0, help="Wait so long for the answer."),
+    pacs: str = PACS,
     output: Format = FORMAT,
 ) -> None:
     """Hide the study's case among images of the archive, ask, and show what comes of it.
@@ -68,13 +70,13 @@ def ask(
         party.report(step, auc=item.auc, best_guess=item.guess, feature=item.feature)
     query_id = ask_once(consultation, chosen, prepared, preset)
     _await(consultation, str(query_id), wait_seconds)
-    _show(consultation, str(query_id), output)
+    _show(consultation, str(query_id), output, pacs)
 
 
 @app.command()
-def show(query: str = QUERY, home: Path = HOME, output: Format = FORMAT) -> None:
+def show(query: str = QUERY, home: Path = HOME, pacs: str = PACS, output: Format = FORMAT) -> None:
     """What came of a query: the answer and what it is worth, or ERROR and what to do. Writes the page too."""
-    _show(open_consultation(home, output)[0], query, output)
+    _show(open_consultation(home, output)[0], query, output, pacs)
 
 
 @app.command()
@@ -143,7 +145,7 @@ def _await(consultation: Consultation, query_id: str, wait_seconds: float) -> No
             return
 
 
-def _show(consultation: Consultation, query_id: str, output: Format) -> None:
+def _show(consultation: Consultation, query_id: str, output: Format, pacs: str) -> None:
     from consilia.cli.report.consulted import consultation_report
     from consilia.cli.report.page import write_consultation
     from consilia.cli.report.terminal import print_consultation
@@ -151,13 +153,20 @@ def _show(consultation: Consultation, query_id: str, output: Format) -> None:
 
     party = consultation.party
     query = consultation.log().find(query_id)
-    book = spec_of(query.offer, party.tasks()).code_book
-    shown = consultation_report(consultation, query, book)
+    spec = spec_of(query.offer, party.tasks())
+    shown = consultation_report(consultation, query, spec.code_book)
     paths = write_consultation(shown, consultation.folder(query.query_id))
     if output is Format.JSON:
         typer.echo(shown.model_dump_json())
     else:
         print_consultation(shown, Output(party.name, output).console)
         party.report("second opinion", html=str(paths.html), json=str(paths.json))
+    if pacs and shown.outcome == "answer":
+        from consilia.roles.pacs import DicomWeb, send
+        from consilia.roles.results import results_of
+
+        made = results_of(consultation.opinion(query), spec, party.state)
+        send(DicomWeb(pacs), made)
+        party.report("sent to the PACS", instances=len(made))
     if shown.outcome in ("failed", "stopped", "spoilt"):
         raise typer.Exit(1)

@@ -41,6 +41,8 @@ class Prepared:
     images: tuple[QueryImage, ...]
     hiding: tuple[Separability, ...]
     """The membership check, for each real case."""
+    sources: tuple[tuple[str, str, float], ...]
+    """Of each real case its name, its file, and canonical by original size."""
     name: str
     """Of the real cases' pixels; what was asked under it is asked once."""
 
@@ -73,7 +75,7 @@ def read_study(path: Path, spec: TaskSpec) -> list[list[LabelledImage]]:
     """
     from consilia.imaging.readers import read_dicom
 
-    window = _window(spec)
+    window = window_of(spec)
     if path.is_dir():
         by_patient: dict[str, list[LabelledImage]] = {}
         for image in read_dicom(path, window=window).images:
@@ -111,7 +113,8 @@ def _read_one(path: Path, window: WindowHU | None) -> LabelledImage:
     )
 
 
-def _window(spec: TaskSpec) -> WindowHU | None:
+def window_of(spec: TaskSpec) -> WindowHU | None:
+    """The task's HU window; None: that of the body part."""
     if spec.data.window_center_hu is None or spec.data.window_width_hu is None:
         return None
     return WindowHU(spec.data.window_center_hu, spec.data.window_width_hu)
@@ -167,7 +170,10 @@ def prepare_query(
         found, scale = canonical[key]
         truth = truth_of(by_id[key], scale, spec, size) if role is ImageRole.AUDIT else None
         images.append(QueryImage(key, role, found.tobytes(), truth))
-    return Prepared(tuple(images), hiding, name)
+    sources = tuple(
+        (image.path.name, str(image.path.resolve()), size / max(image.width, image.height)) for image in real
+    )
+    return Prepared(tuple(images), hiding, sources, name)
 
 
 def _check(
@@ -213,4 +219,5 @@ def ask(consultation: Consultation, offer: Offer, prepared: Prepared, assurance:
         for item in prepared.hiding
     ]
     state.remember(f"consult/hiding/{query_id}", json.dumps(facts))
+    state.remember(f"consult/sources/{query_id}", json.dumps(prepared.sources))
     return query_id

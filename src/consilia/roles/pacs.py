@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,6 +322,24 @@ def fetch(
                 uid = _value(item, "00080018")
                 if not known(series, uid):
                     yield _retrieve(client, (study, series, uid), folder)
+
+
+def send(server: DicomWeb, instances: Sequence[Any]) -> None:
+    """Store results, such as a structured report, in the PACS (STOW-RS, PS3.18 10.5).
+
+    Raises:
+        PacsError: the server refuses one of them.
+        PacsUnreachableError: nobody answers.
+    """
+    from dicomweb_client.api import DICOMwebClient
+
+    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)
+    headers = {"Authorization": f"Bearer {server.token}"} if server.token else None
+    with _web_errors():
+        reply = DICOMwebClient(server.url, headers=headers).store_instances(instances)
+    stored = len(reply.get("ReferencedSOPSequence") or ())
+    if stored != len(instances):
+        raise PacsError(f"expected the PACS to store {len(instances)} results, it took {stored}")
 
 
 def _web_series(client: Any, wanted: Wanted) -> Iterator[tuple[str, str]]:
