@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from consilia.protocols.assurance import STANDARD, Standing
 from consilia.protocols.code_book import CodeBook, FindingCode
 from consilia.protocols.diagnosis import ImageRole
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.asking import prepare_query, read_study
+from consilia.roles.asking import Prepared, ask, prepare_query, read_study
 from consilia.roles.state import State
 from tests.consortium import spec_toml
 from tests.roles.asking import LESION, MODEL, Clinic, Seer, wrong_half
+from tests.roles.asking import case as images_of
 
 SPEC = parse_toml(spec_toml(4))
 
@@ -120,3 +122,15 @@ def test_what_the_hospital_reads_and_what_everybody_can_compute(three, seer, out
     record = certificate_of(clinic.hospital.log(), MODEL)
     assert (record.standing, record.audits, record.matches) == (standing, 20, shown.matches)
     assert certificate_of(clinic.hospital.log(), query.offer.code_book).audits == 0
+
+
+def test_a_case_is_asked_of_one_offer_ever(three):
+    # who saw the audits opened would know them again in a second query of the same images
+    clinic = Clinic(three)
+    (offer,) = clinic.hospital.offers()
+    prepared = Prepared(tuple(images_of()), (), (), "the case")
+    query_id = ask(clinic.hospital, offer, prepared, STANDARD)
+    assert ask(clinic.hospital, offer, prepared, STANDARD) == query_id
+    with pytest.raises(InputError, match="asked once ever"):
+        ask(clinic.hospital, replace(offer, offer_id=offer.offer_id + 1), prepared, STANDARD)
+    assert len(clinic.hospital.log().queries) == 1

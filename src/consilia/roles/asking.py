@@ -206,9 +206,19 @@ def truth_of(image: LabelledImage, scale: float, spec: TaskSpec, size: int) -> t
 
 
 def ask(consultation: Consultation, offer: Offer, prepared: Prepared, assurance: Assurance) -> Digest:
-    """Ask, once: the same case again is the same query."""
-    key = f"consult/query/{offer.offer_id}/{prepared.name}"
+    """Ask, once: the same case again of the same offer is the same query.
+
+    Raises:
+        InputError: it was asked of another offer. A server that saw its audits opened would know them again, and two
+            that compare two draws around one image would know that.
+    """
     state = consultation.party.state
+    first = state.remember_once(f"consult/offer/{prepared.name}", str(offer.offer_id))
+    if first != str(offer.offer_id):
+        raise InputError(
+            f"this image was asked of offer {first} before, and is asked once ever: ask about another slice"
+        )
+    key = f"consult/query/{prepared.name}"
     asked = state.fact(key)
     if asked is not None:
         return Digest.from_hex(asked)

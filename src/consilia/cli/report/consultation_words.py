@@ -88,8 +88,9 @@ def _failed(shown: ConsultationReport) -> Opinion:
                 "请先比较记录：consilia model certificate DIGEST。",
             ),
             Text(
-                en="This image was seen by a server: the same server could recognise it, so choose another one.",
-                zh="该影像已被这台服务器看到，再次提交可能被认出，请选择另一台服务器。",
+                en="Ask about another slice: an image is sent once ever, since a server that saw its audits opened "
+                "would know them again.",
+                zh="请换一张切片：每张影像只发送一次，因为见过审计公开的服务器会再次认出它们。",
             ),
         ),
     )
