@@ -1,0 +1,102 @@
+"""A second opinion by a detector that was trained here, on a mined chain: it passes, and its careless brother fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from consilia.detection import weights
+from consilia.detection.detectors import build
+from consilia.detection.training import Recipe, StepBudget, Trainer
+from consilia.protocols.assurance import STANDARD
+from consilia.protocols.diagnosis import ImageRole, QueryImage, QueryState
+from consilia.protocols.findings import Finding
+from consilia.roles.diagnoser import offered_models
+from consilia.settings import OfferSection
+from tests.consortium import consortium, spec_toml
+from tests.detection.squares import square_example
+from tests.roles.asking import Clinic
+
+pytestmark = pytest.mark.slow
+
+SIZE, STEPS = 64, 120
+PRICE_WEI, BOND_WEI = 10**15, 10**14
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Weights that find bright rectangles, after a minute of training."""
+    folder = tmp_path_factory.mktemp("weights")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    weights.save(build("faster-rcnn", num_classes=1, image_size=SIZE, seed=9), folder / "start")
+    examples = [square_example(i, size=SIZE, lesions=int(i % 5 > 0)) for i in range(60)]
+    trainer = Trainer("faster-rcnn", 1, SIZE, Recipe(batch_size=4, warmup_steps=10), examples, 1)
+    trainer.train(folder / "start", StepBudget(STEPS, 0, STEPS), folder / "trained")
+    yield folder / "trained"
+    torch.set_num_threads(threads)
+
+
+def image(number: int, role: ImageRole) -> QueryImage:
+    """A picture that training has not seen; one in five is healthy."""
+    example = square_example(1000 + number, size=SIZE, lesions=int(number % 5 > 0))
+    truth = tuple(Finding(1, tuple(int(edge) for edge in box)) for box in example.boxes_xyxy)  # type: ignore[arg-type]
+    pixels = np.asarray(example.pixels, np.uint8).tobytes()
+    return QueryImage(f"case-{number}", role, pixels, truth if role is ImageRole.AUDIT else None)
+
+
+def case(first: int) -> list[QueryImage]:
+    roles = [ImageRole.REAL] + [ImageRole.AUDIT] * STANDARD.audits + [ImageRole.COVER] * STANDARD.covers
+    return [image(first + number, role) for number, role in enumerate(roles, 1)]
+
+
+@dataclass
+class Careless:
+    """Half of what it says is made up."""
+
+    honest: object
+
+    def __post_init__(self) -> None:
+        self.image_format = self.honest.image_format  # type: ignore[attr-defined]
+
+    def diagnose(self, images: list[bytes]) -> list[tuple[Finding, ...]]:
+        found = self.honest.diagnose(images)  # type: ignore[attr-defined]
+        made_up = ((), (Finding(1, (0, 0, 9, 9)),))
+        return [report if place % 2 else made_up[not report] for place, report in enumerate(found)]
+
+
+def test_a_trained_model_passes_and_a_careless_one_fails(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with consortium(tmp_path, monkeypatch, 1) as town:
+        home = tmp_path / "server"
+        (home / "w.safetensors").write_bytes(trained.read_bytes())
+        spec = spec_toml(2)
+        (home / "task.toml").write_text(spec)  # images of 64 pixels
+        offer = OfferSection(
+            model=Path("w.safetensors"), spec=Path("task.toml"), price_wei=PRICE_WEI, bond_wei=BOND_WEI
+        )
+        (model,) = offered_models([offer], home, town.server.state, {})
+        clinic = Clinic(town)
+        clinic.server.withdraw(1)
+        clinic.server.models = (model,)
+        clinic.server.offer()
+        opinion = clinic.run(clinic.ask(case(0)))
+        query = opinion.query
+        assert query.state is QueryState.RELEASED and query.matches >= STANDARD.required
+        ((asked, diagnosis),) = opinion.diagnoses
+        example = square_example(1001, size=SIZE, lesions=1)
+        assert asked.name == "case-1" and diagnosis.codes == (1,)
+        found, true = np.array(diagnosis.findings[0].box_xyxy), example.boxes_xyxy[0]
+        assert np.abs(found - true).max() < 8
+        careless = Careless(clinic.server._loaded[model.model_digest])
+        clinic.server._loaded[model.model_digest] = careless  # type: ignore[assignment]
+        failed = clinic.run(clinic.ask(case(100)))
+        assert failed.query.state is QueryState.FAILED and failed.failed
+        assert failed.query.hospital_wei == PRICE_WEI and not failed.query.hidden_openings
+        clinic.settled()
