@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from consilia.cli import images
+from consilia.cli import holdings, images
 from consilia.cli.output import Format, Output
 
 app = typer.Typer(help="Look after this party's own artifacts.", no_args_is_help=True)
@@ -97,3 +97,5 @@ def register(
 
 
 app.command("import")(images.import_images)
+for command in (holdings.ls, holdings.check, holdings.split, holdings.preview):
+    app.command(command.__name__)(command)

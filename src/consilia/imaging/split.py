@@ -151,3 +151,18 @@ def _join(groups: dict[str, list[str]], hospitals: int, dataset: Dataset) -> lis
         last = shares.pop()
         shares[-1] = shares[-1] + last
     return shares
+
+
+def check_no_twins(training: Dataset, test: Dataset) -> None:
+    """Refuse a division that has the same pixels on both sides, be it under two patients' names.
+
+    Raises:
+        DatasetError: an image is on both sides.
+    """
+    seen = {hashlib.sha256(image.pixels().tobytes()).digest() for image in training.images}
+    twins = sum(hashlib.sha256(image.pixels().tobytes()).digest() in seen for image in test.images)
+    if twins:
+        raise DatasetError(
+            f"expected every image on one side, {twins} held-out images are in training too, under another "
+            "patient: the same person may have two identifiers"
+        )

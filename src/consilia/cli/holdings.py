@@ -1,0 +1,183 @@
+"""`consilia data ls|check|split|preview`: what a hospital holds, what cannot be used and why, and how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from consilia.cli.images import FORMAT, HOME
+from consilia.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from consilia.imaging.cases import Dataset
+    from consilia.imaging.holdings import Holdings, Quarantined
+
+
+def _open(home: Path) -> tuple[Path, Holdings]:
+    from consilia.imaging.holdings import Holdings
+    from consilia.settings import HospitalSettings, load
+
+    path = load(HospitalSettings, home).data.path
+    return path, Holdings(path)
+
+
+def ls(home: Path = HOME, output: Format = FORMAT) -> None:
+    """List the cases: patients, studies, series, images, boxes, and what waits in quarantine."""
+    from consilia.imaging.inventory import take_inventory
+
+    path, holdings = _open(home)
+    say = Output("data", output)
+    inventory = take_inventory(path, holdings)
+    for number, case in enumerate(inventory.cases, start=1):
+        say(
+            f"case {number}",
+            patient=case.patient,
+            series=case.series,
+            images=case.images,
+            annotated=case.annotated,
+            boxes=case.boxes,
+            quarantined=case.quarantined,
+        )
+    say(
+        "total",
+        patients=inventory.patients,
+        series=inventory.series,
+        images=sum(case.images for case in inventory.cases),
+        annotated=sum(case.annotated for case in inventory.cases),
+        **{f"boxes of {name}": count for name, count in inventory.boxes_by_category},
+        quarantined=sum(case.quarantined for case in inventory.cases),
+    )
+
+
+def check(
+    home: Path = HOME,
+    accept: list[str] = typer.Option(
+        [], help="You saw this slice of the quarantine: let it in. May be repeated."
+    ),
+    blank: list[str] = typer.Option([], help="Let it in with the suspected places blanked. May be repeated."),
+    discard: list[str] = typer.Option([], help="It goes, and no import brings it back. May be repeated."),
+    names: Path | None = typer.Option(
+        None, help="Write which file each number is; holds names of files: keep it private."
+    ),
+    output: Format = FORMAT,
+) -> None:
+    """Say what cannot be used or waits in quarantine, and why; decide about the quarantine (exit code 1: not clean)."""
+    _, holdings = _open(home)
+    say = Output("data", output)
+    waiting = {item.sop_instance_uid: item for item in holdings.quarantined()}
+    decisions: tuple[tuple[list[str], str, Callable[[Quarantined], None]], ...] = (
+        (accept, "accepted", lambda item: holdings.release(item, blanked=False)),
+        (blank, "blanked", lambda item: holdings.release(item, blanked=True)),
+        (discard, "discarded", holdings.discard),
+    )
+    _check_decisions([uid for uids, _, _ in decisions for uid in uids], waiting)
+    for uids, word, act in decisions:
+        for uid in uids:
+            act(waiting.pop(uid))
+            say(word, image=uid)
+    clean = _say_skipped(holdings.root, names, say)
+    for item in waiting.values():
+        say(
+            "quarantined",
+            image=item.sop_instance_uid,
+            reasons=list(item.reasons),
+            reason="; ".join(item.reasons),
+        )
+    if waiting or not clean:
+        raise typer.Exit(1)
+
+
+def _check_decisions(uids: list[str], waiting: dict[str, Quarantined]) -> None:
+    from consilia.errors import InputError
+
+    if len(set(uids)) < len(uids):
+        raise InputError("expected one decision an image, one is named twice")
+    unknown = [uid for uid in uids if uid not in waiting]
+    if unknown:
+        raise InputError(f"expected images that wait in quarantine, {len(unknown)} do not")
+
+
+def _say_skipped(path: Path, names: Path | None, say: Output) -> bool:
+    """Whether all of it can be used."""
+    from consilia.errors import DatasetError
+
+    try:
+        dataset = _read(path)
+    except DatasetError as error:
+        say("unusable", reason=str(error))
+        return False
+    if names is not None:
+        _write_names(dataset, names)
+    for number, item in enumerate(dataset.skipped, start=1):
+        say("unusable", file=number, reason=item.reason)
+    say(
+        "usable",
+        images=len(dataset),
+        patients=len(dataset.patients()),
+        studies=dataset.studies_used,
+        unusable=len(dataset.skipped),
+    )
+    return not dataset.skipped
+
+
+def _read(path: Path) -> Dataset:
+    """The annotated images, or all slices where there are no annotations."""
+    from consilia.imaging.annotation_files import has_annotations
+    from consilia.imaging.readers import read_dataset, read_dicom
+
+    if has_annotations(path):
+        return read_dataset(path)
+    return read_dicom(path / "dicom" if (path / "dicom").is_dir() else path)
+
+
+def _write_names(dataset: Dataset, path: Path) -> None:
+    path.touch(mode=0o600)
+    path.write_text(
+        "".join(f"{number}\t{item.name}\n" for number, item in enumerate(dataset.skipped, start=1))
+    )
+
+
+def split(
+    home: Path = HOME,
+    held_out: float = typer.Option(0.2, help="The part of the patients that is held out."),
+    seed: int = typer.Option(0, help="Another seed, another division."),
+    to: Path | None = typer.Option(None, help="Where the two files go; default: `split` in the home."),
+    output: Format = FORMAT,
+) -> None:
+    """Divide the patients into training and held-out; nobody and no image is on both sides, that is an error."""
+    from consilia.imaging.split import check_no_twins, split_by_patient
+
+    path, _ = _open(home)
+    dataset = _read(path)
+    [training], test = split_by_patient(dataset, 1, seed, held_out)
+    check_no_twins(training, test)
+    folder = to or home / "split"
+    folder.mkdir(parents=True, exist_ok=True)
+    say = Output("data", output)
+    for name, part in (("training", training), ("held-out", test)):
+        file = folder / f"{name}.txt"
+        file.write_text("".join(f"{patient}\n" for patient in part.patients()))
+        boxes = sum(len(image.labels) for image in part.images)
+        say(name, patients=len(part.patients()), images=len(part), boxes=boxes, file=file.name)
+
+
+def preview(
+    home: Path = HOME,
+    to: Path | None = typer.Option(None, help="The page; default: preview.html in the home."),
+    limit: int = typer.Option(120, min=1, max=2000, help="At most so many images, spread over the patients."),
+    quarantine: bool = typer.Option(
+        False, "--quarantine", help="What waits for a decision, in place of the images."
+    ),
+    output: Format = FORMAT,
+) -> None:
+    """Write a contact sheet: one HTML page with the images and their boxes, to look at before training."""
+    from consilia.cli.preview.sheet import of_dataset, of_quarantine, write_sheet
+
+    path, holdings = _open(home)
+    sheet = of_quarantine(holdings, limit) if quarantine else of_dataset(_read(path), limit)
+    page = to or home / ("quarantine.html" if quarantine else "preview.html")
+    write_sheet(sheet, page)
+    Output("data", output)("written", file=page.name, images=sheet.shown, of=sheet.images)
