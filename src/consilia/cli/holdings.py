@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ def check(
         for uid in uids:
             act(waiting.pop(uid))
             say(word, image=uid)
-    clean = _say_skipped(holdings.root, names, say)
+    clean = _say_skipped(holdings, names, say)
     for item in waiting.values():
         say(
             "quarantined",
@@ -100,12 +101,12 @@ def _check_decisions(uids: list[str], waiting: dict[str, Quarantined]) -> None:
         raise InputError(f"expected images that wait in quarantine, {len(unknown)} do not")
 
 
-def _say_skipped(path: Path, names: Path | None, say: Output) -> bool:
+def _say_skipped(holdings: Holdings, names: Path | None, say: Output) -> bool:
     """Whether all of it can be used."""
     from consilia.errors import DatasetError
 
     try:
-        dataset = _read(path)
+        dataset = _without_waiting(_read(holdings.root), holdings)
     except DatasetError as error:
         say("unusable", reason=str(error))
         return False
@@ -121,6 +122,12 @@ def _say_skipped(path: Path, names: Path | None, say: Output) -> bool:
         unusable=len(dataset.skipped),
     )
     return not dataset.skipped
+
+
+def _without_waiting(dataset: Dataset, holdings: Holdings) -> Dataset:
+    """Without the annotated slices whose files are missing because they wait in quarantine."""
+    waiting = {f"{item.sop_instance_uid}.dcm" for item in holdings.quarantined()}
+    return replace(dataset, skipped=tuple(item for item in dataset.skipped if item.name not in waiting))
 
 
 def _read(path: Path) -> Dataset:

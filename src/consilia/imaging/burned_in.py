@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels."""
 
+IN_HEADER = "Burned In Annotation (0028,0301) is YES"
+NOT_ORIGINAL = "Image Type (0008,0008) is not ORIGINAL\\PRIMARY: somebody processed it"
+CAPTURED = "the file went through a capture device (0008,0064)"
+IN_IMAGE = "the image shows marks that look like text"
+
 _HEIGHTS = (5, 64)
 _WIDEST = 64
 _FEWEST_IN_ROW = 4
@@ -51,7 +56,7 @@ def suspect(header: Dataset, stored: NDArray[Any], slope: float) -> Suspicion:
     reasons = list(suspect_header(header))
     boxes = find_text(stored, abs(slope))
     if boxes:
-        reasons.append("the image shows marks that look like text")
+        reasons.append(IN_IMAGE)
     return Suspicion(tuple(reasons), boxes)
 
 
@@ -59,12 +64,12 @@ def suspect_header(header: Dataset) -> tuple[str, ...]:
     """What the header itself says against the pixels; that it says nothing proves nothing."""
     reasons = []
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
-        reasons.append("Burned In Annotation (0028,0301) is YES")
+        reasons.append(IN_HEADER)
     kinds = [str(item).strip().upper() for item in header.get("ImageType") or ()]
     if kinds[:2] != ["ORIGINAL", "PRIMARY"]:
-        reasons.append("Image Type (0008,0008) is not ORIGINAL\\PRIMARY: somebody processed it")
+        reasons.append(NOT_ORIGINAL)
     if header.get("ConversionType") or header.get("SecondaryCaptureDeviceManufacturer"):
-        reasons.append("the file went through a capture device (0008,0064)")
+        reasons.append(CAPTURED)
     return tuple(reasons)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,6 +146,11 @@ class Skipped:
     """A `study_key`; empty where the file does not tell."""
 
 
+def numbered(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
+    """The same with a number in place of each name: a file can be named after a patient, and reports travel."""
+    return tuple(replace(item, name=f"file {number}") for number, item in enumerate(skipped, start=1))
+
+
 @dataclass(frozen=True)
 class ImportReport:
     """What a hospital says about its data: at import, and in every round."""
@@ -171,13 +176,13 @@ class ImportReport:
         """The report for a person, one fact a line, and at most ten of the skipped files by name."""
         boxes = ", ".join(f"{count} {category}" for category, count in self.boxes_by_category)
         lines = [
-            f"{self.dataset}: {self.images} images of {self.patients} patients, "
+            f"{self.images} images of {self.patients} patients, "
             f"{self.images_with_boxes} with boxes ({boxes or 'none'})",
             f"studies: {self.studies_used} used, {self.studies_skipped} skipped; "
             f"files skipped: {self.files_skipped}",
         ]
         lines += [f"  {count} x {reason}" for reason, count in self.files_skipped_by_reason]
-        lines += [f"  {skipped.name}: {skipped.reason}" for skipped in self.skipped[:10]]
+        lines += [f"  {skipped.name}: {skipped.reason}" for skipped in numbered(self.skipped)[:10]]
         if len(self.skipped) > 10:
             lines.append(f"  and {len(self.skipped) - 10} more")
         return "\n".join(lines)
@@ -220,7 +225,7 @@ class Dataset:
         unknown = wanted - set(self.patients())
         if unknown:
             raise DatasetError(
-                f"expected patients of {self.name}, {len(unknown)} of {len(wanted)} are not in it"
+                f"expected patients of the data set, {len(unknown)} of {len(wanted)} are not in it"
             )
         return replace(
             self,

@@ -55,6 +55,18 @@ def merge_coco(path: Path, categories: tuple[str, ...], entries: Iterable[CocoEn
         write_whole(path, json.dumps(_document(names, sorted(known.values(), key=lambda e: e.name))).encode())
 
 
+def drop_from_coco(path: Path, name: str) -> None:
+    """Take one image out of a COCO file, if it is there."""
+    from consilia.imaging.holdings import write_whole
+
+    if not path.is_file():
+        return
+    before = parse_coco(path)
+    entries = [_kept(image) for image in before.images if image.name != name]
+    if len(entries) < len(before.images):
+        write_whole(path, json.dumps(_document(before.categories, entries)).encode())
+
+
 def _kept(image: AnnotatedImage) -> CocoEntry:
     if image.problem or image.width is None or image.height is None:
         raise DatasetError(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consilia.errors import DatasetError
 from consilia.imaging.burned_in import Box, blank
-from consilia.imaging.coco_file import CocoEntry, merge_coco
+from consilia.imaging.coco_file import CocoEntry, drop_from_coco, merge_coco
 from consilia.imaging.dicom import check_file, parse, quiet_parser
 from consilia.imaging.intake import CleanSlice, Place, write_slice
 
@@ -160,6 +160,7 @@ class Holdings:
         note = item.model_copy(update={"discarded": True})
         write_whole(self._note(item.sop_instance_uid), note.model_dump_json().encode())
         self._image(item.sop_instance_uid).unlink(missing_ok=True)
+        drop_from_coco(self.root / "annotations.json", self.name_of(item.place))
 
     def annotate(self, categories: tuple[str, ...], entries: list[CocoEntry]) -> None:
         """Merge what annotations say into `annotations.json`; an image that is named again gets the new boxes."""

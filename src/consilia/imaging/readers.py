@@ -54,7 +54,7 @@ def read_dataset(path: Path, *, window: WindowHU | None = None) -> Dataset:
     if (path / "Annotations").is_dir():
         return read_voc(path)
     raise DatasetError(
-        f"expected {ANNOTATIONS} (COCO) or Annotations/ (Pascal VOC) in {path.name}, found neither: "
+        f"expected {ANNOTATIONS} (COCO) or Annotations/ (Pascal VOC) in the folder, found neither: "
         "export the boxes in one of the two"
     )
 
@@ -159,7 +159,7 @@ class _Folder:
 
 def _files_below(folder: Path) -> Iterable[Path]:
     if not folder.is_dir():
-        raise DatasetError(f"expected a folder of images, {folder.name} is none")
+        raise DatasetError("expected a folder of images, this is none")
     return sorted(file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
 
 
@@ -192,10 +192,8 @@ def _read(
     loaded, inconsistent = _check_series(loaded)
     skipped += inconsistent + folder.unlisted()
     if not loaded:
-        first = f"; the first: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
-        raise DatasetError(
-            f"expected usable images in {path.name}, all of {len(skipped)} were skipped{first}"
-        )
+        first = f"; the first: {skipped[0].reason}" if skipped else ""
+        raise DatasetError(f"expected usable images in the folder, all of {len(skipped)} were skipped{first}")
     images = tuple(item.image for item in loaded)
     return Dataset(path.name, annotations.categories, images, tuple(skipped))
 

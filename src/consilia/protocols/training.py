@@ -54,7 +54,7 @@ class TaskContexts:
 
 @dataclass(frozen=True)
 class SkippedStudy:
-    """Something that could not be used: a file name, never a patient's, and the reason."""
+    """Something that could not be used: its number at the hospital, never a file's or a patient's name; and why."""
 
     name: str
     reason: str

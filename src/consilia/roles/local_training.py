@@ -18,7 +18,7 @@ from consilia.detection.examples import prepare
 from consilia.detection.training import Recipe, StepBudget, Trainer
 from consilia.errors import DatasetError, SpecError
 from consilia.federation.tensors import LOCAL_KEY, local_names
-from consilia.imaging.cases import Dataset, Skipped, WindowHU
+from consilia.imaging.cases import Dataset, Skipped, WindowHU, numbered
 from consilia.imaging.channels import with_neighbours, with_windows
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.task_spec import TaskSpec
@@ -43,8 +43,8 @@ class DetectorTrainer:
         )  # several hospitals share a machine; a second thread would win little and cost the others
         dataset = read_training_data(spec, data)
         examples, unusable = prepare(dataset.images, spec.model.image_size)
-        skipped = [SkippedStudy(item.name, item.reason) for item in dataset.skipped]
-        self.studies_skipped = (*skipped, *(SkippedStudy(item.name, item.reason) for item in unusable))
+        left_out = numbered((*dataset.skipped, *unusable))  # names of files stay at home
+        self.studies_skipped = tuple(SkippedStudy(item.name, item.reason) for item in left_out)
         self.studies_used = dataset.studies_used
         self.num_examples = len(examples)
         self._spec = spec

@@ -12,7 +12,7 @@ from consilia.cli.demo.workers import two_workers
 from consilia.cli.report.report import HospitalData as ReportedData
 from consilia.cli.report.report import SkippedStudy
 from consilia.errors import DatasetError
-from consilia.imaging.cases import BRAIN, Dataset, WindowHU
+from consilia.imaging.cases import BRAIN, Dataset, WindowHU, numbered
 from consilia.imaging.phantom import SITES, write_phantom_hospital
 from consilia.imaging.readers import read_dataset
 from consilia.imaging.split import check_no_leak, check_no_shared_pixels, split_by_patient
@@ -134,7 +134,7 @@ def _reported(name: str, dataset: Dataset, scanner: str = "", manufacturer: str 
         lesions=sum(len(image.labels) for image in dataset.images),
         studies_used=dataset.studies_used,
         studies_skipped=dataset.studies_skipped,
-        skipped=tuple(SkippedStudy(name=item.name, reason=item.reason) for item in dataset.skipped),
+        skipped=tuple(SkippedStudy(name=item.name, reason=item.reason) for item in numbered(dataset.skipped)),
     )
 
 

@@ -19,13 +19,24 @@ from PIL import Image
 
 from consilia import __version__
 from consilia.cli.report.charts import both
-from consilia.cli.report.report import Text
-from consilia.imaging.cases import Dataset, LabelledImage, window_for
+from consilia.cli.report.results import Text
+from consilia.imaging.burned_in import CAPTURED, IN_HEADER, IN_IMAGE, NOT_ORIGINAL
+from consilia.imaging.cases import Dataset, LabelledImage, WindowHU
 from consilia.imaging.dicom import read_ct
 from consilia.imaging.holdings import Holdings, Quarantined
 
 THUMBNAIL_PIXELS = 240
+QUARANTINE_PIXELS = 640
+"""Text must be legible to whoever decides about it."""
 COLOURS = ("#ff5a4d", "#35b6ff", "#ffc531", "#63d471", "#d08bff", "#ff8fc7")
+
+
+REASONS = {
+    IN_HEADER: Text(en=IN_HEADER, zh="头信息标明像素中含有文字（0028,0301 = YES）"),
+    NOT_ORIGINAL: Text(en=NOT_ORIGINAL, zh="影像类型（0008,0008）不是 ORIGINAL\\PRIMARY：影像经过处理"),
+    CAPTURED: Text(en=CAPTURED, zh="文件来自截图设备（0008,0064）"),
+    IN_IMAGE: Text(en=IN_IMAGE, zh="影像中有疑似文字的痕迹"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Tile:
     """A PNG as a data URL."""
     aspect: float
     boxes: tuple[Drawn, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,8 +189,11 @@ def _short(path: Path) -> str:
 def _waiting(holdings: Holdings, item: Quarantined) -> Tile:
     slice_ = read_ct(holdings.quarantine_image(item))
     boxes = tuple(_drawn(box, item.width, item.height, COLOURS[0], "") for box in item.boxes)
-    pixels = window_for(slice_.body_part).to_uint8(slice_.hu)
-    return Tile(item.sop_instance_uid, _thumbnail(pixels), item.width / item.height, boxes, item.reasons)
+    low, high = float(slice_.hu.min()), float(slice_.hu.max())
+    pixels = WindowHU((low + high) / 2, max(high - low, 1.0)).to_uint8(slice_.hu)  # text can have any value
+    source = _thumbnail(pixels, QUARANTINE_PIXELS)
+    notes = tuple(REASONS.get(reason, Text(en=reason, zh=reason)) for reason in item.reasons)
+    return Tile(item.sop_instance_uid, source, item.width / item.height, boxes, notes)
 
 
 def _drawn(box: Sequence[float], width: int, height: int, colour: str, label: str) -> Drawn:
@@ -188,9 +202,9 @@ def _drawn(box: Sequence[float], width: int, height: int, colour: str, label: st
     return Drawn(round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), colour, label)
 
 
-def _thumbnail(pixels: NDArray[np.uint8]) -> str:
+def _thumbnail(pixels: NDArray[np.uint8], side: int = THUMBNAIL_PIXELS) -> str:
     image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    image.thumbnail((side, side))
     out = io.BytesIO()
     image.save(out, "PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
