@@ -75,7 +75,8 @@ def _averages(files: Sequence[TensorFile], shares: Sequence[float]) -> Iterator[
             total[:count] = 0
             for file, share in zip(files, shares, strict=True):
                 file.read_block(name, first, part[:count])
-                np.multiply(part[:count], share, out=scaled[:count], dtype=np.float64)
+                scaled[:count] = part[:count]  # a pass of its own: multiplying while widening goes by small buffers
+                scaled[:count] *= share
                 total[:count] += scaled[:count]
             flat[first : first + count] = total[:count]
         yield name, average
@@ -114,7 +115,9 @@ def _squared_change(update: TensorFile, model: TensorFile, name: str) -> float:
         update.read_block(name, first, change[:count])
         model.read_block(name, first, before[:count])
         change[:count] -= before[:count]
-        if not np.isfinite(change[:count]).all():
+        block = float(np.vdot(change[:count], change[:count]))
+        # a single number that is not finite shows in the sum, so most blocks need no second look
+        if not np.isfinite(block) and not np.isfinite(change[:count]).all():
             raise UpdateRejectedError(f"{name} holds a number that is not finite")
-        square += float(np.vdot(change[:count], change[:count]))
+        square += block
     return square
