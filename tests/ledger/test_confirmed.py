@@ -47,6 +47,19 @@ def test_true_is_what_most_nodes_tell(on_anvil: Consortium, anvil_binary: Path) 
             assert reader.confirmed_block().number == 0
 
 
+def test_what_is_not_confirmed_can_be_seen_and_is_not_told(consortium: Consortium) -> None:
+    task_id = publish(consortium.server)
+    shallow, deep = consortium.ledger(), consortium.ledger(confirmations=1000)
+    told = shallow.events(task_id=task_id)
+    assert told and deep.events(task_id=task_id) == []
+    assert deep.events_ahead(deep.confirmed_block().number, task_id) == told
+    assert shallow.events_ahead(shallow.confirmed_block().number, task_id) == []
+    head = shallow.confirmed_block().number
+    assert deep.wait_for_news(0, 0, 60.0) >= head
+    began = time.monotonic()
+    assert deep.wait_for_news(head + 1000, 0, 0.3) >= head and time.monotonic() - began >= 0.3
+
+
 def test_nothing_is_done_on_the_word_of_one_node(on_anvil: Consortium) -> None:
     lonely = on_anvil.ledger(on_anvil.server_account, witnesses=[silent_url()], inclusion_timeout_seconds=1.0)
     with pytest.raises(TransactionTimeoutError, match="most of the other nodes"):

@@ -75,7 +75,9 @@ def _averages(files: Sequence[TensorFile], shares: Sequence[float]) -> Iterator[
             total[:count] = 0
             for file, share in zip(files, shares, strict=True):
                 file.read_block(name, first, part[:count])
-                scaled[:count] = part[:count]  # a pass of its own: multiplying while widening goes by small buffers
+                scaled[:count] = part[
+                    :count
+                ]  # a pass of its own: multiplying while widening goes by small buffers
                 scaled[:count] *= share
                 total[:count] += scaled[:count]
             flat[first : first + count] = total[:count]

@@ -137,6 +137,24 @@ class Chain:
             if self._witnesses is not None:
                 time.sleep(min(AGREEMENT_SECONDS, left_seconds))
 
+    def wait_for_news(self, head: int, confirmed: int, timeout_seconds: float) -> int:
+        """Wait until there is a head later than `head` or a confirmed block later than `confirmed`.
+
+        Returns:
+            The head's number.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            left_seconds = max(0.0, deadline - time.monotonic())
+            # deep enough, and only the witnesses have not told of it: they will not move this node's head
+            waits_for_witnesses = self._witnesses is not None and self.is_deep(confirmed + 1, head)
+            pause_seconds = AGREEMENT_SECONDS if waits_for_witnesses else left_seconds
+            newest = self.wait_for_head(head, min(pause_seconds, left_seconds))
+            if newest > head or left_seconds == 0:
+                return newest
+            if waits_for_witnesses and self.confirmed().number > confirmed:
+                return newest
+
     def wait_for_head(self, after_number: int, timeout_seconds: float) -> int:
         """Return when the head's number exceeds `after_number`, or soon, or when the time is over.
 

@@ -238,6 +238,12 @@ class Ledger:
         """The events of exactly this block; or those of one task. Raises RpcError if the node lacks it."""
         return self._events({"blockHash": "0x" + block_hash.hex()}, task_id)
 
+    def events_ahead(self, after_block: int, task_id: int) -> list[Event]:
+        """The events of one task in the blocks after this one up to the head; what is not confirmed may vanish."""
+        if self._chain.head() <= after_block:
+            return []
+        return self._events({"fromBlock": hex(after_block + 1), "toBlock": "latest"}, task_id)
+
     def _events(self, query: dict[str, Any], task_id: int | None) -> list[Event]:
         names = {
             self.deployment.training.lower(): "training",
@@ -257,6 +263,10 @@ class Ledger:
     def wait(self, after_block: int, timeout_seconds: float) -> int:
         """Wait for a confirmed block later than `after_block`; gives the newest confirmed number."""
         return self._chain.wait(after_block, timeout_seconds)
+
+    def wait_for_news(self, head: int, confirmed: int, timeout_seconds: float) -> int:
+        """Wait for a head later than `head`, or a confirmed block later than `confirmed`; the head's number."""
+        return self._chain.wait_for_news(head, confirmed, timeout_seconds)
 
     def confirmed_block(self) -> BlockInfo:
         """The newest confirmed block."""

@@ -112,15 +112,26 @@ class Party:
             self.report("transaction waits", key=key, reason=waiting[key])
         self._waiting = waiting
 
-    def follow(self) -> Iterator[dict[int, TaskLog]]:
-        """The tasks now, and again whenever the ledger moves or WAIT_SECONDS have passed."""
-        head = 0
+    def follow(self, every_block: bool = False) -> Iterator[dict[int, TaskLog]]:
+        """The tasks now, and again whenever the ledger moves or WAIT_SECONDS have passed.
+
+        Args:
+            every_block: also when a block came that is not confirmed yet.
+        """
+        head = newest = 0
         while True:
             tasks = self.tasks()
             self._resend()
             head = max(head, self._events.block)
             yield tasks
-            head = self.ledger.wait(head, WAIT_SECONDS)
+            if every_block:
+                newest = self.ledger.wait_for_news(newest, head, WAIT_SECONDS)
+            else:
+                head = self.ledger.wait(head, WAIT_SECONDS)
+
+    def events_ahead(self, task_id: int) -> list[Event]:
+        """A task's events in blocks after the confirmed ones: none of them is true yet."""
+        return self.ledger.events_ahead(self._events.block, task_id)
 
     def work_file(self, task_id: int, name: str) -> Path:
         """Where a file of a running task lies that can be made again: kept from round to round to be written over."""

@@ -33,6 +33,9 @@ class Examined:
     weights: Path
     metrics: LocalMetrics | None
     refusal: str = ""
+    norm: float = 0.0
+    """Of what it changes, ||w_k - w||."""
+    opening_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from consilia.artifact import read_frame
 from consilia.crypto.key_string import seal_key_string
 from consilia.crypto.keys import Identity
 from consilia.errors import (
     HistoryChangedError,
     SpecError,
-    StoreError,
-    StoreUnreachableError,
     TaskFailedError,
     TransactionRevertedError,
-    UpdateRejectedError,
-    VerificationError,
 )
-from consilia.federation.aggregate import WeightedUpdate, check_update
+from consilia.federation.aggregate import WeightedUpdate
 from consilia.federation.contribution import shares_by_samples
 from consilia.federation.rules import next_global_model
-from consilia.federation.tensors import MAX_HEADER_BYTES, TensorFile, local_tensors
+from consilia.federation.tensors import TensorFile, local_tensors
 from consilia.ledger.events import UpdateRegistered
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import (
@@ -33,26 +27,22 @@ from consilia.protocols.training import (
     to_bitmap,
 )
 from consilia.roles.answering import Answering
-from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
+from consilia.roles.artifacts import file_digest, publish_artifact
 from consilia.roles.diagnoser import offered_models
+from consilia.roles.opening import Opening
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
 from consilia.roles.rounds import (
     Closing,
     Examined,
-    read_metrics,
     report_round,
-    require_registered,
     rule_of,
     samples_included,
 )
 from consilia.roles.state import SealedArtifact
-from consilia.roles.task_log import TaskLog
+from consilia.roles.task_log import RoundLog, TaskLog
 from consilia.settings import ServerSettings
 from consilia.values import Address, Digest
-
-OPENERS = 2
-"""Updates opened at the same time. Ciphers and hashes release the interpreter lock; each holds one chunk in memory."""
 
 OVERTAKEN = ("training: task keys missing", "training: task key already issued")
 """How the contract refuses what was decided before the newest enrolment was confirmed."""
@@ -80,12 +70,12 @@ class Server(Party):
     def __init__(self, home: Path, settings: ServerSettings, report: Report) -> None:
         super().__init__(home, settings, report)
         self.settings = settings
-        self._openers = ThreadPoolExecutor(OPENERS)
+        self._opening = Opening(self, self._model_path)
         self.answering: Answering | None = None
 
-    def follow(self) -> Iterator[dict[int, TaskLog]]:
+    def follow(self, every_block: bool = False) -> Iterator[dict[int, TaskLog]]:
         """The tasks whenever the ledger moves; what is asked of this server's models is answered in between."""
-        for tasks in super().follow():
+        for tasks in super().follow(every_block):
             if self.answering is not None:
                 self.answering.advance()
             yield tasks
@@ -320,16 +310,18 @@ class Server(Party):
         """Open updates as they are registered, until the round may be aggregated."""
         examined: dict[int, Examined] = {}
         quorum_since: float | None = None
-        for tasks in self.follow():
+        for tasks in self.follow(every_block=True):
             task = tasks.get(task_id)
             if task is None or len(task.rounds) <= round_index:
                 continue  # the ledger has not yet confirmed that the round is open
             self._refuse_dead(task)
             current = task.rounds[round_index]
             fresh = [update for update in current.updates if update.position not in examined]
-            for result in self._openers.map(lambda update, task=task: self._examine(task, update), fresh):
-                if result is not None:
-                    examined[result.registered.position] = result
+            for update in (*fresh, *self._registered_ahead(current)):
+                self._opening.begin(task, update)
+            for update in fresh:
+                if (result := self._opening.take(task, update)) is not None:
+                    examined[update.position] = result
             usable = sum(not update.refusal for update in examined.values())
             if usable >= task.spec.terms.quorum and quorum_since is None:
                 quorum_since = time.time()
@@ -342,46 +334,16 @@ class Server(Party):
                 self._abort(task)
         return [examined[position] for position in sorted(examined)]
 
-    def _examine(self, task: TaskLog, registered: UpdateRegistered) -> Examined | None:
-        """Open one update and check its shapes, numbers, norm, context and metrics; None: look again later."""
-        hospital = registered.hospital
-        target = self.work_file(task.task_id, f"update-{hospital}.safetensors")
-        context = self.contexts(task).update(registered.round_index, hospital)
-        recipients = [task.task_keys[hospital], task.recipients[task.published.server]]
-        began = time.monotonic()
-        try:
-            model = self._model_path(task, registered.round_index)
-            self._refuse_oversize(registered, model)
-            opened = fetch_artifact(self.store, registered.root, self.identity, recipients, context, target)
-            require_registered(opened, registered)
-            metrics = read_metrics(target, registered)
-            norm = check_update(target, model, task.spec.training.max_update_norm)
-        except StoreUnreachableError as error:  # no hospital's fault
-            self.report("store unreachable", task_id=task.task_id, hospital=hospital, reason=str(error))
-            return None
-        except (VerificationError, StoreError) as error:
-            self.report("update rejected", task_id=task.task_id, hospital=hospital, reason=str(error))
-            return Examined(registered, target, None, str(error))
-        self.report(
-            "update opened",
-            task_id=task.task_id,
-            round_index=registered.round_index,
-            hospital=hospital,
-            bytes=registered.size,
-            norm=round(norm, 4),
-            opening_seconds=round(time.monotonic() - began, 3),
-        )
-        return Examined(registered, target, metrics)
-
-    def _refuse_oversize(self, registered: UpdateRegistered, model: Path) -> None:
-        """Look at the length in clear first: one hospital must not fill this disk."""
-        most_bytes = model.stat().st_size + MAX_HEADER_BYTES
-        with self.store.reader(registered.root) as envelope:
-            came_bytes = read_frame(envelope).plaintext_bytes
-        if came_bytes > most_bytes:
-            raise UpdateRejectedError(
-                f"it has {came_bytes} bytes, an update of this model {most_bytes} at most"
-            )
+    def _registered_ahead(self, current: RoundLog) -> list[UpdateRegistered]:
+        """Updates in blocks that are not confirmed yet. A hospital that has a confirmed one has that in its file."""
+        opened = current.opened
+        return [
+            event
+            for event in self.events_ahead(opened.task_id)
+            if isinstance(event, UpdateRegistered)
+            and event.round_index == opened.round_index
+            and current.update_of(event.hospital) is None
+        ]
 
     def _aggregate(self, task: TaskLog, round_index: int, examined: list[Examined]) -> Closing:
         """Average, seal the new model and the round report, and keep on disk what will be registered."""
