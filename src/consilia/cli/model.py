@@ -246,6 +246,28 @@ def _write_report(findings: Findings, to: Path, min_score: float) -> list[Path]:
 
 
 @app.command()
+def export(
+    to: Path = typer.Argument(..., help="The ONNX file to write."),
+    home: Path | None = HOME,
+    task: int | None = TASK,
+    rounds: int | None = ROUND,
+    model: Path | None = MODEL,
+    spec: Path | None = SPEC,
+    form: Format = FORMAT,
+) -> None:
+    """Write a model as ONNX, for square images of its size, and compare it with torch. Exit code 5 if they differ."""
+    from consilia.detection.inference import load_detector
+    from consilia.detection.onnx_export import export_onnx
+    from consilia.roles.model_use import ModelName, named_model
+
+    with named_model(ModelName(home, task, rounds, model, spec)) as named:
+        deviation = export_onnx(load_detector(named.spec, named.path), to)
+        Output("model", form)(
+            "exported", file=to.name, digest=str(named.digest), largest_deviation_px=deviation
+        )
+
+
+@app.command()
 def card(
     home: Path = typer.Option(..., help="The home of a consortium or of a party; its chain file is read."),
     task: int = typer.Option(1, help="The task's place in the order of publication, or its id."),
