@@ -23,11 +23,11 @@ FEE_WEI = 10**16
 
 
 def sample_consultation(outcome: str = "answer", **changes: object) -> ConsultationReport:
-    """One that ended so: answer, failed, stopped or waiting."""
-    matches = {"answer": 18, "failed": 11}.get(outcome)
+    """One that ended so: answer, failed, stopped, spoilt or waiting."""
+    matches = {"answer": 18, "failed": 11, "spoilt": 18}.get(outcome)
     low, high = accuracy_interval(matches, STANDARD.audits) if matches is not None else (0.0, 1.0)
-    steps = {"answer": 7, "failed": 4, "stopped": 2, "waiting": 1}[outcome]
-    back_wei = {"answer": 0, "failed": FEE_WEI, "stopped": 2 * FEE_WEI, "waiting": 0}[outcome]
+    steps = {"answer": 7, "failed": 4, "stopped": 2, "spoilt": 7, "waiting": 1}[outcome]
+    back_wei = {"answer": 0, "failed": FEE_WEI, "stopped": 2 * FEE_WEI, "spoilt": 0, "waiting": 0}[outcome]
     found = (
         FoundBox(code=1, en="intracranial haemorrhage", zh="颅内出血", score=0.93, xyxy=(40, 50, 72, 84)),
     )
@@ -45,11 +45,11 @@ def sample_consultation(outcome: str = "answer", **changes: object) -> Consultat
         matches=matches,
         low=low,
         high=high,
-        ended_in="score" if outcome == "stopped" else "",
-        reason="server silent" if outcome == "stopped" else "",
+        ended_in="opened" if outcome == "stopped" else "",
+        reason="no score" if outcome == "stopped" else "",
         price_wei=FEE_WEI,
         hospital_wei=back_wei,
-        server_wei=FEE_WEI if outcome == "answer" else 0,
+        server_wei=FEE_WEI if outcome in ("answer", "spoilt") else 0,
         model=ModelShown(
             digest="c4" * 32,
             title="haemorrhage, mass on CT, 4 hospitals",

@@ -15,10 +15,10 @@ from consilia.errors import InputError
 from tests.cli.sample_consultation import sample_consultation
 from tests.cli.sample_report import sample_report
 
-ERRORS = ("failed", "stopped")
+ERRORS = ("failed", "stopped", "spoilt")
 
 
-@pytest.mark.parametrize("outcome", ["answer", "failed", "stopped", "waiting"])
+@pytest.mark.parametrize("outcome", ["answer", "failed", "stopped", "spoilt", "waiting"])
 def test_json_reads_back(outcome):
     shown = sample_consultation(outcome)
     assert ConsultationReport.from_json(shown.to_json()) == shown
@@ -55,7 +55,7 @@ def test_an_error_is_an_error_in_both_languages(outcome):
     for line in (told.detail, *told.to_do):
         assert line.en in text
         assert line.zh in page
-    assert "came back" in text
+    assert ("came back" in text) == (outcome != "spoilt")
 
 
 def test_a_failed_audit_says_what_failed_and_what_was_refunded():
@@ -68,10 +68,44 @@ def test_silence_says_whose_and_what_it_cost():
     by_server = "\n".join(plain_lines(sample_consultation("stopped")))
     assert "the server did not take its step in time (score)" in by_server
     assert "came back, and the server's bond of 0.01 ether" in by_server
-    own = sample_consultation("stopped", hospital_wei=0, server_wei=10**16, ended_in="open audit")
+    own = sample_consultation(
+        "stopped", hospital_wei=0, server_wei=10**16, ended_in="answered", reason="audit not opened"
+    )
     told = "\n".join(plain_lines(own))
-    assert "this hospital did not take its step in time (open audit)" in told
-    assert "The server was paid 0.01 ether." in told and "came back" not in told
+    assert "this hospital did not take its step in time (open the audit images)" in told
+    assert "The server was paid 0.01 ether, its bond included." in told and "came back" not in told
+
+
+@pytest.mark.parametrize(
+    ("ended_in", "reason", "said"),
+    [
+        ("asked", "no answer", "the server did not take its step in time (answer)"),
+        ("asked", "an image is corrupt", "the server refused it"),
+        ("answered", "the reports are not there", "this hospital declined the answer"),
+        ("opened", "party not active", "one of the two is suspended"),
+        ("accepted", "no release", "the server did not take its step in time (release the diagnosis)"),
+    ],
+)
+def test_a_stopped_query_says_who_stopped_it(ended_in, reason, said):
+    # of an offer without a price no money came back either: the money does not tell who it was
+    shown = sample_consultation("stopped", ended_in=ended_in, reason=reason, price_wei=0, hospital_wei=0)
+    assert said in opinion(shown).detail.en
+    assert reason in render_consultation(shown)
+
+
+def test_small_amounts_have_one_unit():
+    told = "\n".join(plain_lines(sample_consultation("failed", price_wei=1000, hospital_wei=1000)))
+    assert "Your fee of 1,000 wei came back." in told
+
+
+def test_a_case_whose_report_is_garbled_is_no_healthy_one():
+    # of a batch: one case can be read, the other cannot
+    first = sample_consultation().cases[0]
+    garbled = first.model_copy(update={"name": "other.dcm", "findings": (), "readable": False})
+    shown = sample_consultation(cases=(first, garbled))
+    text, page = "\n".join(plain_lines(shown)), render_consultation(shown)
+    assert "other.dcm: ERROR, no diagnosis" in text and "no finding" not in text
+    assert "cannot be read" in page and "no finding" not in page
 
 
 def test_names_from_outside_are_escaped():

@@ -14,13 +14,14 @@ from consilia.errors import ArchiveError, InputError
 from consilia.imaging.cases import LabelledImage
 from consilia.protocols.assurance import STANDARD, Standing
 from consilia.protocols.code_book import CodeBook, FindingCode
-from consilia.protocols.diagnosis import ImageRole
+from consilia.protocols.diagnosis import ImageRole, QueryImage
 from consilia.protocols.task_spec import parse_toml
 from consilia.roles.asking import Prepared, ask, prepare_query, read_study
 from consilia.roles.state import State
 from tests.consortium import spec_toml
 from tests.roles.asking import LESION, MODEL, Clinic, Seer, wrong_half
 from tests.roles.asking import case as images_of
+from tests.roles.asking import picture as toy_picture
 
 SPEC = parse_toml(spec_toml(4))
 
@@ -124,11 +125,57 @@ def test_what_the_hospital_reads_and_what_everybody_can_compute(three, seer, out
     assert certificate_of(clinic.hospital.log(), query.offer.code_book).audits == 0
 
 
+def test_a_batch_hides_one_case_behind_the_other(case, archive, state, tmp_path):
+    other = picture(tmp_path, "other", 998)
+    prepared = prepare_query([[case], [other]], archive, SPEC, STANDARD, state)
+    roles = Counter(image.role for image in prepared.images)
+    assert roles == {ImageRole.REAL: 2, ImageRole.AUDIT: 20, ImageRole.COVER: 10}  # as many as with one case
+    assert len(prepared.hiding) == 2 and not prepared.asked_before
+
+
+def test_slices_of_one_name_are_told_apart(case, archive, state, tmp_path):
+    (tmp_path / "next").mkdir()
+    other = picture(tmp_path / "next", "case", 998)
+    prepared = prepare_query([[case], [other]], archive, SPEC, STANDARD, state)
+    names = [image.name for image in prepared.images if image.role is ImageRole.REAL]
+    assert names == ["case.png", "case.png (2)"] == [name for name, _, _ in prepared.sources]
+    assert [path for _, path, _ in prepared.sources] == [str(case.path), str(other.path)]
+
+
+def test_a_patient_who_was_in_a_query_before_is_told(case, archive, state, tmp_path):
+    more = [picture(tmp_path, f"more-{number}", 100 + number, lesion=number % 2 == 1) for number in range(45)]
+    assert not prepare_query([[case]], archive, SPEC, STANDARD, state).asked_before
+    later = replace(picture(tmp_path, "later", 998), patient=case.patient)
+    assert prepare_query([[later]], [*archive, *more], SPEC, STANDARD, state).asked_before == ("later.png",)
+
+
+def test_a_query_that_goes_on_after_a_crash_is_no_second_one(case, archive, state):
+    prepare_query([[case]], archive, SPEC, STANDARD, state)
+    assert not prepare_query([[case]], archive, SPEC, STANDARD, state).asked_before
+
+
+def test_each_case_of_a_batch_gets_its_own_answer(three):
+    names = ("slice.png", "slice.png (2)")
+    clinic = Clinic(three)
+    _, *others = images_of()
+    reals = [
+        QueryImage(names[0], ImageRole.REAL, toy_picture(1)[0]),
+        QueryImage(names[1], ImageRole.REAL, toy_picture(4, healthy=True)[0]),
+    ]
+    query_id = clinic.ask([*reals, *others[:-1]])  # of the covers one gives way
+    clinic.run(query_id)
+    shown = consultation_report(clinic.hospital, clinic.query(query_id), BOOK)
+    assert (shown.outcome, shown.images, shown.hidden) == ("answer", STANDARD.images, 12)
+    found = {case.name: [box.xyxy for box in case.findings] for case in shown.cases}
+    (truth,) = toy_picture(1)[1]
+    assert found == {names[0]: [truth.box_xyxy], names[1]: []}
+
+
 def test_a_case_is_asked_of_one_offer_ever(three):
     # who saw the audits opened would know them again in a second query of the same images
     clinic = Clinic(three)
     (offer,) = clinic.hospital.offers()
-    prepared = Prepared(tuple(images_of()), (), (), "the case")
+    prepared = Prepared(tuple(images_of()), (), (), (), "the case")
     query_id = ask(clinic.hospital, offer, prepared, STANDARD)
     assert ask(clinic.hospital, offer, prepared, STANDARD) == query_id
     with pytest.raises(InputError, match="asked once ever"):

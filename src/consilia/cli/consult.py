@@ -68,6 +68,8 @@ def ask(
     for item in prepared.hiding:
         step = "case stands out" if item.verdict.value == "warn" else "case is hidden"
         party.report(step, auc=item.auc, best_guess=item.guess, feature=item.feature)
+    for case in prepared.asked_before:
+        party.report("patient was in a query before", case=case, risk="the server may link the two")
     query_id = ask_once(consultation, chosen, prepared, preset)
     _await(consultation, str(query_id), wait_seconds)
     _show(consultation, str(query_id), output, pacs)

@@ -61,8 +61,13 @@ class Detector:
             skipped += unusable
         return predictions, skipped
 
-    def find_in(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
+    def find_in(
+        self, pictures: Sequence[npt.NDArray[np.uint8]], batch_size: int = BATCH_SIZE
+    ) -> list[Prediction]:
         """The findings on pictures at hand: uint8 (H, W) or (H, W, 3), of any size, CT windowed as in training.
+
+        Args:
+            batch_size: so many pictures go through the detector at once.
 
         Raises:
             UnusableImageError: a picture has another type or shape.
@@ -72,7 +77,7 @@ class Detector:
             fitted, scale = resized(pixels, self.image_size)
             none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
             examples.append(Example(str(number), "", fitted, *none, scale))
-        return predict(self.model, examples)
+        return predict(self.model, examples, batch_size)
 
 
 def load_detector(spec: TaskSpec, path: Path, own_norm: Path | None = None) -> Detector:
@@ -100,14 +105,14 @@ def load_detector(spec: TaskSpec, path: Path, own_norm: Path | None = None) -> D
     return Detector(model, spec.model.image_size, tuple(spec.data.categories))
 
 
-def predict(model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
+def predict(model: nn.Module, examples: Sequence[Example], batch_size: int = BATCH_SIZE) -> list[Prediction]:
     """The findings of `model` on each picture, in the order of `examples`."""
     model.eval()
     device = next((weight.device for weight in model.parameters()), CPU)
     predictions = []
     with torch.inference_mode():
-        for first in range(0, len(examples), BATCH_SIZE):
-            batch = examples[first : first + BATCH_SIZE]
+        for first in range(0, len(examples), batch_size):
+            batch = examples[first : first + batch_size]
             images = [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
             found = find(model, [image.to(device) for image in images], batch)
             for example, result in zip(batch, found, strict=True):

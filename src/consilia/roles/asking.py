@@ -43,6 +43,8 @@ class Prepared:
     """The membership check, for each real case."""
     sources: tuple[tuple[str, str, float], ...]
     """Of each real case its name, its file, and canonical by original size."""
+    asked_before: tuple[str, ...]
+    """The real cases whose patient was in an earlier query: two queries that have a patient in common show it."""
     name: str
     """Of the real cases' pixels; what was asked under it is asked once."""
 
@@ -142,8 +144,8 @@ def prepare_query(
     canonical = {image.image_id: canonical_pixels(image, size) for image in fitting}
     digests = {key: Digest.of(found.tobytes()) for key, (found, _) in canonical.items()}
     kept = state.fact(f"consult/drawn/{name}")
+    spent = state.consulted()
     if kept is None:
-        spent = state.consulted()
         used = {key for key, digest in digests.items() if digest in spent}
         drawn = draw(real, known, used, assurance.audits, assurance.covers, SystemRandom())
         chosen = [[image.image_id for image in part] for part in (drawn.audits, drawn.covers)]
@@ -165,15 +167,33 @@ def prepare_query(
         claims += [ConsultedImage(digests[key], by_id[key].patient, role.value) for role, key in roles]
         state.claim_images(name, claims)
         state.remember(f"consult/drawn/{name}", json.dumps(chosen))
-    images = [QueryImage(image.path.name, ImageRole.REAL, pixels[id(image)].tobytes()) for image in real]
+    names = _names(real)
+    images = [
+        QueryImage(case, ImageRole.REAL, pixels[id(image)].tobytes())
+        for case, image in zip(names, real, strict=True)
+    ]
     for role, key in roles:
         found, scale = canonical[key]
         truth = truth_of(by_id[key], scale, spec, size) if role is ImageRole.AUDIT else None
         images.append(QueryImage(key, role, found.tobytes(), truth))
     sources = tuple(
-        (image.path.name, str(image.path.resolve()), size / max(image.width, image.height)) for image in real
+        (case, str(image.path.resolve()), size / max(image.width, image.height))
+        for case, image in zip(names, real, strict=True)
     )
-    return Prepared(tuple(images), hiding, sources, name)
+    earlier = {item.patient for item, query in spent.values() if query != name}
+    again = tuple(case for case, image in zip(names, real, strict=True) if image.patient in earlier)
+    return Prepared(tuple(images), hiding, sources, again, name)
+
+
+def _names(real: Sequence[LabelledImage]) -> list[str]:
+    """The cases' file names, told apart: folders of several patients number their slices alike."""
+    names: list[str] = []
+    for image in real:
+        name, count = image.path.name, 2
+        while name in names:
+            name, count = f"{image.path.name} ({count})", count + 1
+        names.append(name)
+    return names
 
 
 def _check(

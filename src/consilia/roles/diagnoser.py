@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from consilia.detection.inference import Detector, Prediction
 
 
+BATCH_PIXELS = 64 * 512 * 512
+"""A query goes through the detector as one batch up to this size, 64 images of 512 pixels; a larger one would take
+more memory than servers have, and is split evenly."""
+
+
 class DetectorDiagnoser:
     """A trained detector as a server's model: the best eight findings above a score, in whole pixels."""
 
@@ -33,7 +38,7 @@ class DetectorDiagnoser:
         self.image_format = ImageFormat(detector.image_size, detector.image_size)
 
     def diagnose(self, images: Sequence[bytes]) -> list[tuple[Finding, ...]]:
-        """All images in one call.
+        """All images in one batch, where they are no more than BATCH_PIXELS.
 
         Raises:
             UnusableImageError: one of them has another size.
@@ -44,7 +49,8 @@ class DetectorDiagnoser:
                 f"expected images of {shape[0]} x {shape[1]} bytes, one has another size"
             )
         pictures = [np.frombuffer(image, np.uint8).reshape(shape) for image in images]
-        found = self._detector.find_in(pictures)
+        batches = -(-len(images) * self.image_format.image_bytes // BATCH_PIXELS)
+        found = self._detector.find_in(pictures, batch_size=-(-len(images) // max(1, batches)))
         return [self._findings(item.above(self._score_threshold)) for item in found]
 
     def _findings(self, prediction: Prediction) -> tuple[Finding, ...]:

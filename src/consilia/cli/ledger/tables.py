@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consilia.cli.ledger.words import Speaker, number, printable, short, time_text
-from consilia.cli.report.words import bytes_text, ether_text
+from consilia.cli.report.words import amount_text, bytes_text, ether_text
 from consilia.ledger.history import Block, Logged, Receipt, Transaction
 from consilia.roles.ledger_status import LedgerStatus
 from consilia.roles.ledger_view import Account
@@ -77,7 +77,7 @@ class Printer:
             ),
             (
                 "escrow",
-                f"{ether_text(status.escrow_open_wei)} ether owed, {ether_text(status.escrow_balance_wei)} held",
+                f"{amount_text(status.escrow_open_wei)} owed, {ether_text(status.escrow_balance_wei)} held",
             ),
         ):
             facts.add_row(Text(name, style="bold"), Text(value))
@@ -139,9 +139,7 @@ class Printer:
         self.line(f"Task {task.number}: {printable(task.title)}", "bold")
         self.line(f"id {task.task_id}", "dim")
         closed = sum(current.closed is not None for current in task.rounds)
-        self.line(
-            f"{phase}, {closed} of {task.rounds_planned} rounds, reward {ether_text(task.reward_wei)} ether"
-        )
+        self.line(f"{phase}, {closed} of {task.rounds_planned} rounds, reward {amount_text(task.reward_wei)}")
         self.line("")
         columns = (
             ("block", NUMBER),
@@ -185,13 +183,13 @@ class Printer:
         made.add_section()
         for reward in task.rewards:
             if reward.shared is not None:
-                share = f"share of {self._who(reward.hospital)}: {ether_text(reward.share_wei or 0)} ether"
+                share = f"share of {self._who(reward.hospital)}: {amount_text(reward.share_wei or 0)}"
                 self._step(made, f"{share} for {reward.num_examples} examples{_doubt(reward)}", reward.shared)
         claims = [reward.claimed for reward in task.rewards if reward.claimed is not None]
         for claimed in sorted(claims, key=lambda deed: deed.block_number):
             self._step(made, "share claimed", claimed)
         for payment in task.returned:
-            self._step(made, f"{ether_text(payment.amount_wei)} ether {payment.what}", payment.deed)
+            self._step(made, f"{amount_text(payment.amount_wei)} {payment.what}", payment.deed)
 
     def _step(self, made: Table, what: str, deed: Deed, artifact: ArtifactTrace | None = None) -> None:
         root = short(artifact.root) if artifact else ""
@@ -246,7 +244,7 @@ class Printer:
 
     def transaction(self, transaction: Transaction, receipt: Receipt, block: Block) -> None:
         """One transaction in full."""
-        fee = ether_text(receipt.gas_used * receipt.gas_price_wei)
+        fee = amount_text(receipt.gas_used * receipt.gas_price_wei)
         facts = [
             ("transaction", f"0x{transaction.hash}"),
             (
@@ -258,11 +256,11 @@ class Printer:
             ("call", self._say.call(transaction)),
         ]
         if transaction.value_wei:
-            facts.append(("sends along", f"{ether_text(transaction.value_wei)} ether"))
+            facts.append(("sends along", amount_text(transaction.value_wei)))
         if receipt.created:
             facts.append(("made", f"the contract at {receipt.created}"))
         outcome = "succeeded" if receipt.succeeded else "REFUSED by the contract: it changed nothing"
-        facts += [("outcome", outcome), ("gas", f"{receipt.gas_used:,}, {fee} ether")]
+        facts += [("outcome", outcome), ("gas", f"{receipt.gas_used:,}, {fee}")]
         self._facts("", facts)
         self._facts("Arguments", [(a.name, self._full(a.name, a.value)) for a in transaction.arguments])
         for event in receipt.logs:
@@ -290,8 +288,8 @@ class Printer:
 
     def rewards(self, task: TaskTrace) -> None:
         """Who gets what of a task's reward, what it follows from, and where it was recorded."""
-        earned = "" if task.earned_wei is None else f", earned {ether_text(task.earned_wei)}"
-        title = f"Task {task.number}: reward {ether_text(task.reward_wei)} ether{earned}"
+        earned = "" if task.earned_wei is None else f", earned {amount_text(task.earned_wei)}"
+        title = f"Task {task.number}: reward {amount_text(task.reward_wei)}{earned}"
         columns = (("hospital", NAME), ("updates", NUMBER), ("examples", NUMBER), ("share", NUMBER))
         made = table(title, (*columns, ("expected", NUMBER), ("set in", NUMBER), ("paid in", NUMBER)))
         for reward in task.rewards:
@@ -310,7 +308,7 @@ class Printer:
         self._out.print(made)
         for payment in task.returned:
             self.line(
-                f"{ether_text(payment.amount_wei)} ether {payment.what} in block {payment.deed.block_number}"
+                f"{amount_text(payment.amount_wei)} {payment.what} in block {payment.deed.block_number}"
             )
         if any(_doubt(reward) for reward in task.rewards):
             self.line(

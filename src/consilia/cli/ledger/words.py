@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from consilia.cli.report.words import ether_text
+from consilia.cli.report.words import amount_text, ether_text
 from consilia.ledger.history import Logged, Transaction
 from consilia.protocols.training import from_bitmap
 from consilia.values import Address, Role
@@ -60,7 +60,7 @@ class Speaker:
             return f"{transaction.contract}.{transaction.function or 'unknown function'}"
         if transaction.to is None:
             return "makes a contract"
-        return f"sends {ether_text(transaction.value_wei)} ether to {self.account(transaction.to)}"
+        return f"sends {amount_text(transaction.value_wei)} to {self.account(transaction.to)}"
 
     def value(self, name: str, value: Any) -> str:
         """One value of a call or an event, short."""
@@ -90,7 +90,7 @@ def number(name: str, value: object) -> str:
     if not isinstance(value, int) or isinstance(value, bool):
         return str(value)
     if name.endswith("_wei"):
-        return f"{ether_text(value)} ether"
+        return amount_text(value)
     if name.endswith(TIME_ENDINGS) and FIRST_TIME < value < LAST_TIME:
         return time_text(value)
     return str(value)
@@ -139,7 +139,7 @@ def _closed(say: Speaker, v: Values) -> str:
 
 def _query_closed(say: Speaker, v: Values) -> str:
     ends = {6: "released", 7: "failed", 8: "stopped"}  # QueryState; protocols/diagnosis.py loads what hashes
-    shares = f"{ether_text(v['hospital_wei'])} to the hospital, {ether_text(v['server_wei'])} to the server"
+    shares = f"{amount_text(v['hospital_wei'])} to the hospital, {amount_text(v['server_wei'])} to the server"
     why = f" ({printable(v['reason'])})" if v["reason"] else ""
     return f"query {short(v['query_id'])} {ends.get(v['state'], v['state'])}{why}: {shares}"
 
@@ -168,19 +168,15 @@ PHRASES: dict[tuple[str, str], Phrase] = {
     ("training", "RoundClosed"): _closed,
     ("training", "TaskFinished"): lambda say, v: f"{say.task(v['task_id'])} finished",
     ("training", "TaskDied"): lambda say, v: f"{say.task(v['task_id'])} died: {printable(v['reason'])}",
-    ("escrow", "Funded"): lambda say, v: f"{ether_text(v['amount_wei'])} ether into escrow",
+    ("escrow", "Funded"): lambda say, v: f"{amount_text(v['amount_wei'])} into escrow",
     ("escrow", "SharesSet"): _shares,
-    ("escrow", "Released"): lambda say, v: f"{ether_text(v['amount_wei'])} ether released to the funder",
-    ("escrow", "Claimed"): lambda say, v: (
-        f"{say.account(v['member'])} claims {ether_text(v['amount_wei'])} ether"
-    ),
-    ("escrow", "Refunded"): lambda say, v: f"{ether_text(v['amount_wei'])} ether refunded",
-    ("escrow", "UnclaimedWithdrawn"): lambda say, v: (
-        f"{ether_text(v['amount_wei'])} ether unclaimed, taken back"
-    ),
+    ("escrow", "Released"): lambda say, v: f"{amount_text(v['amount_wei'])} released to the funder",
+    ("escrow", "Claimed"): lambda say, v: f"{say.account(v['member'])} claims {amount_text(v['amount_wei'])}",
+    ("escrow", "Refunded"): lambda say, v: f"{amount_text(v['amount_wei'])} refunded",
+    ("escrow", "UnclaimedWithdrawn"): lambda say, v: f"{amount_text(v['amount_wei'])} unclaimed, taken back",
     ("diagnosis", "ModelOffered"): lambda say, v: (
         f"{say.account(v['server'])} answers for model {short(v['model_digest'])} "
-        f"at {ether_text(v['price_wei'])} ether: offer {v['offer_id']}"
+        f"at {amount_text(v['price_wei'])}: offer {v['offer_id']}"
     ),
     ("diagnosis", "OfferWithdrawn"): lambda say, v: f"offer {v['offer_id']} withdrawn",
     ("diagnosis", "Asked"): lambda say, v: (
@@ -201,6 +197,6 @@ PHRASES: dict[tuple[str, str], Phrase] = {
     ("diagnosis", "AnswersReleased"): lambda say, v: f"query {short(v['query_id'])}: hidden answers released",
     ("diagnosis", "QueryClosed"): _query_closed,
     ("diagnosis", "DiagnosisCreditPaid"): lambda say, v: (
-        f"{say.account(v['account'])} fetches {ether_text(v['amount_wei'])} ether"
+        f"{say.account(v['account'])} fetches {amount_text(v['amount_wei'])}"
     ),
 }

@@ -14,7 +14,7 @@ from consilia.cli.report.results import Count, Part, Unit, Wei
 from consilia.errors import InputError
 
 Outcome = Literal["answer", "failed", "stopped", "spoilt", "waiting"]
-"""`failed`: too few audits matched. `stopped`: somebody was silent. `spoilt`: the report of a case could not be read.
+"""`failed`: too few audits matched. `stopped`: somebody was silent. `spoilt`: no report of a case could be read.
 All three are ERROR: no diagnosis."""
 
 
@@ -36,6 +36,8 @@ class CaseShown(Part):
     height: Annotated[int, Field(gt=0)]
     image_png_base64: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
     findings: tuple[FoundBox, ...] = ()
+    readable: bool = True
+    """False: the server's report of this case is garbled, and there is no diagnosis."""
 
 
 class Record(Part):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from consilia.cli.report.consultation import ConsultationReport
 from consilia.cli.report.results import Text
-from consilia.cli.report.words import ether_text
+from consilia.cli.report.words import amount_text
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,16 @@ STEPS: dict[str, Text] = {
 }
 """The events of a query, by their names in the contract."""
 
+SERVER_STEPS: dict[str, Text] = {
+    "no answer": Text(en="answer", zh="作答"),
+    "no score": Text(en="score", zh="统计审计答案"),
+    "no release": Text(en="release the diagnosis", zh="释放诊断"),
+}
+"""What the contract says of a silent server: the step that it did not take."""
+
+HOSPITAL_SILENT, NOT_ACTIVE = "audit not opened", "party not active"
+"""What the contract says of a silent hospital, and of a party that may not act."""
+
 STANDINGS: dict[str, Text] = {
     "undecided": Text(en="undecided", zh="尚无结论"),
     "certified": Text(en="certified", zh="已认证"),
@@ -40,9 +50,14 @@ STANDINGS: dict[str, Text] = {
 
 def opinion(shown: ConsultationReport) -> Opinion:
     """The outcome in words."""
-    return {"answer": _answer, "failed": _failed, "stopped": _stopped, "waiting": _waiting}[shown.outcome](
-        shown
-    )
+    tell = {
+        "answer": _answer,
+        "failed": _failed,
+        "stopped": _stopped,
+        "spoilt": _spoilt,
+        "waiting": _waiting,
+    }[shown.outcome]
+    return tell(shown)
 
 
 def _answer(shown: ConsultationReport) -> Opinion:
@@ -97,30 +112,64 @@ def _failed(shown: ConsultationReport) -> Opinion:
 
 
 def _stopped(shown: ConsultationReport) -> Opinion:
-    by_server = shown.hospital_wei >= shown.price_wei and shown.hospital_wei > 0
-    who = Text(en="the server", zh="服务器") if by_server else Text(en="this hospital", zh="本院")
-    at = f" ({shown.ended_in})" if shown.ended_in else ""
-    at_zh = f"（{shown.ended_in}）" if shown.ended_in else ""
+    """Somebody was silent, or said no: whose step it was, what that cost, and what to do."""
+    name = Text(en="The query was stopped: ", zh="查询已中止：")
+    why, to_do = _stop(shown)
     paid = Text(
-        en=f"The server was paid {ether_text(shown.server_wei)} ether.",
-        zh=f"服务器获得 {ether_text(shown.server_wei)} ether。",
+        en=f"The server was paid {amount_text(shown.server_wei)}, its bond included.",
+        zh=f"服务器获得 {amount_text(shown.server_wei)}（含其押金）。",
     )
+    cost = paid if shown.reason == HOSPITAL_SILENT else _refund(shown)
     return Opinion(
         Text(en="ERROR: no diagnosis.", zh="ERROR：不给出诊断。"),
-        Text(
-            en=f"The query was stopped: {who.en} did not take its step in time{at}.",
-            zh=f"查询已中止：{who.zh}未按时完成其步骤{at_zh}。",
-        ),
-        (
-            _refund(shown) if by_server else paid,
+        Text(en=f"{name.en}{why.en}", zh=f"{name.zh}{why.zh}"),
+        (cost, to_do),
+    )
+
+
+def _stop(shown: ConsultationReport) -> tuple[Text, Text]:
+    """Why a query was stopped, and what to do."""
+    missed = SERVER_STEPS.get(shown.reason)
+    if missed is not None:
+        return (
             Text(
-                en="Keep `consilia hospital run` at work while a query is open, and ask a server that answers."
-                if by_server
-                else "Keep `consilia hospital run` at work while a query is open: silence is paid for.",
-                zh="查询期间请保持 `consilia hospital run` 运行，并选择能及时作答的服务器。"
-                if by_server
-                else "查询期间请保持 `consilia hospital run` 运行：不作回应要付费。",
+                en=f"the server did not take its step in time ({missed.en}).",
+                zh=f"服务器未按时完成其步骤（{missed.zh}）。",
             ),
+            Text(en="Ask a server that answers.", zh="请选择能及时作答的服务器。"),
+        )
+    if shown.reason == HOSPITAL_SILENT:
+        return (
+            Text(
+                en="this hospital did not take its step in time (open the audit images).",
+                zh="本院未按时完成其步骤（公开审计影像）。",
+            ),
+            Text(
+                en="Keep `consilia hospital run` at work while a query is open: silence is paid for.",
+                zh="查询期间请保持 `consilia hospital run` 运行：不作回应要付费。",
+            ),
+        )
+    if shown.reason == NOT_ACTIVE:
+        return (
+            Text(en="one of the two is suspended, or has left.", zh="双方之一已被暂停或已退出。"),
+            Text(en="See who: consilia network members.", zh="请查看成员状态：consilia network members。"),
+        )
+    if shown.ended_in == "answered":
+        return (
+            Text(
+                en="this hospital declined the answer, which it could not read.",
+                zh="本院拒收了无法读取的答复。",
+            ),
+            Text(
+                en="If the store is well, ask another server.",
+                zh="若存储正常，请换一个服务器。",
+            ),
+        )
+    return (
+        Text(en="the server refused it.", zh="服务器拒绝了查询。"),
+        Text(
+            en="Its reason is below; ask another offer, or have the reason removed.",
+            zh="原因见下；请换一个模型，或先排除该原因。",
         ),
     )
 
@@ -166,11 +215,11 @@ def _counted(shown: ConsultationReport) -> Text:
 
 def _refund(shown: ConsultationReport) -> Text:
     bond = shown.hospital_wei - shown.price_wei
-    more = f", and the server's bond of {ether_text(bond)} ether" if bond > 0 else ""
-    more_zh = f"，另得服务器押金 {ether_text(bond)} ether" if bond > 0 else ""
+    more = f", and the server's bond of {amount_text(bond)}" if bond > 0 else ""
+    more_zh = f"，另得服务器押金 {amount_text(bond)}" if bond > 0 else ""
     return Text(
-        en=f"Your fee of {ether_text(shown.price_wei)} ether came back{more}.",
-        zh=f"费用 {ether_text(shown.price_wei)} ether 已退回{more_zh}。",
+        en=f"Your fee of {amount_text(shown.price_wei)} came back{more}.",
+        zh=f"费用 {amount_text(shown.price_wei)} 已退回{more_zh}。",
     )
 
 
@@ -211,7 +260,9 @@ def plain_lines(shown: ConsultationReport) -> Iterator[str]:
         for box in case.findings:
             where = "" if box.xyxy is None else " at " + ", ".join(f"{edge:.0f}" for edge in box.xyxy)
             yield f"  {case.name}: {box.en} (code {box.code}), score {box.score:.2f}{where}"
-        if shown.outcome == "answer" and not case.findings:
+        if not case.readable:
+            yield f"  {case.name}: ERROR, no diagnosis: the server's report of it cannot be read"
+        elif shown.outcome == "answer" and not case.findings:
             yield f"  {case.name}: no finding"
     if shown.matches is not None:
         yield (
@@ -228,8 +279,8 @@ def plain_lines(shown: ConsultationReport) -> Iterator[str]:
             f"accuracy {record.low:.2f} to {record.high:.2f}"
         )
     yield (
-        f"money: fee {ether_text(shown.price_wei)} ether, back to you {ether_text(shown.hospital_wei)}, "
-        f"to the server {ether_text(shown.server_wei)} (its bond among it)"
+        f"money: fee {amount_text(shown.price_wei)}, back to you {amount_text(shown.hospital_wei)}, "
+        f"to the server {amount_text(shown.server_wei)} (its bond among it)"
     )
     for item in shown.transactions:
         yield f"ledger: {STEPS[item.step].en if item.step in STEPS else item.step}, transaction {item.hash}"

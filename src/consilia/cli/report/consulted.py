@@ -21,7 +21,10 @@ from consilia.cli.report.consultation import (
 )
 from consilia.cli.report.report import png_base64
 from consilia.protocols.assurance import ASSURANCES, AuditOutcome, Certificate, accuracy_interval, certify
-from consilia.protocols.diagnosis import ImageRole, QueryState
+from consilia.protocols.diagnosis import QueryState
+
+NO_SCORE = "no score"
+"""What the contract says of a server that saw the audit opened and let the time pass; not of one that was suspended."""
 
 if TYPE_CHECKING:
     from consilia.protocols.code_book import CodeBook
@@ -39,7 +42,7 @@ def certificate_of(log: DiagnosisLog, model_digest: Digest) -> Certificate:
     for query_id, query in log.queries.items():
         if query.offer.model_digest != model_digest:
             continue
-        silent = query.state is QueryState.STOPPED and query.ended_in is QueryState.OPENED
+        silent = query.state is QueryState.STOPPED and query.reason == NO_SCORE
         if query.answers or silent:
             number = int.from_bytes(query_id[:8], "big")
             outcomes.append(
@@ -71,13 +74,12 @@ def consultation_report(consultation: Consultation, query: Query, book: CodeBook
     opinion, own = consultation.opinion(query, log), consultation.own(query)
     scored = query.scored_matches if query.answers else None
     low, high = accuracy_interval(scored, query.audits) if scored is not None else (0.0, 1.0)
-    found = {image.name: diagnosis.findings for image, diagnosis in opinion.diagnoses}
-    real = [image for image in own.images if image.role is ImageRole.REAL]
+    found = {diagnosis.position: diagnosis.findings for _, diagnosis in opinion.diagnoses}
     hiding = json.loads(consultation.party.state.fact(f"consult/hiding/{query.query_id}") or "[]")
     certificate = certificate_of(log, query.offer.model_digest)
     return ConsultationReport(
         query=str(query.query_id),
-        outcome="spoilt" if opinion.spoilt else _outcome(query),
+        outcome="spoilt" if opinion.spoilt and not found else _outcome(query),
         asked_at=datetime.fromtimestamp(_asked_at(consultation, query), UTC),
         hospital=consultation.party.name,
         server=query.server,
@@ -104,7 +106,10 @@ def consultation_report(consultation: Consultation, query: Query, book: CodeBook
         transactions=tuple(
             Transaction(step=step, hash=f"0x{digest}") for step, digest in opinion.transactions.items()
         ),
-        cases=tuple(_case(query, image, found.get(image.name, ()), book) for image in real),
+        cases=tuple(
+            _case(query, own.images[position], found.get(position), bool(opinion.spoilt), book)
+            for position in own.real
+        ),
     )
 
 
@@ -129,7 +134,9 @@ def _assurance_name(query: Query) -> str:
     return f"{query.threshold} of {query.audits}"
 
 
-def _case(query: Query, image: QueryImage, found: tuple[Finding, ...], book: CodeBook) -> CaseShown:
+def _case(
+    query: Query, image: QueryImage, found: tuple[Finding, ...] | None, some_spoilt: bool, book: CodeBook
+) -> CaseShown:
     size = query.offer.described.image_format
     pixels = np.frombuffer(image.pixels, np.uint8).reshape(size.height, size.width)
     return CaseShown(
@@ -137,7 +144,8 @@ def _case(query: Query, image: QueryImage, found: tuple[Finding, ...], book: Cod
         width=size.width,
         height=size.height,
         image_png_base64=png_base64(pixels),
-        findings=tuple(_box(item, book) for item in found),
+        findings=tuple(_box(item, book) for item in found or ()),
+        readable=found is not None or not some_spoilt,
     )
 
 

@@ -117,6 +117,7 @@ def _render(template: str, **parts: object) -> str:
         seconds=words.seconds_text,
         bytes=words.bytes_text,
         ether=words.ether_text,
+        amount=words.amount_text,
         score="{:.3f}".format,
         interval=words.interval_text,
         percent="{:.0%}".format,

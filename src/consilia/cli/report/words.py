@@ -84,6 +84,12 @@ def ether_text(wei: int) -> str:
     return f"{whole:,}.{micro:06d}".rstrip("0").rstrip(".")
 
 
+def amount_text(wei: int) -> str:
+    """An amount with its unit, for sentences: ether, or wei where it is less than a millionth of one."""
+    text = ether_text(wei)
+    return text if text.endswith("wei") else f"{text} ether"
+
+
 def interval_text(interval: Interval | None, signed: bool = False) -> str:
     """An interval as it stands behind its figure: 0.712 … 0.880, or a dash where there is none."""
     if interval is None:
