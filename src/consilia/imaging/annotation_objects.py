@@ -16,11 +16,12 @@ import numpy as np
 
 from consilia.errors import UnusableImageError
 from consilia.imaging.annotations import Box
-from consilia.imaging.dicom import MAX_FILE_PIXELS, MAX_FRAMES, check_file, parse, quiet_parser
+from consilia.imaging.dicom import check_file, check_size, parse, quiet_parser
 from consilia.imaging.masks import mask_boxes
+from consilia.imaging.structured_report import MANUFACTURER
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+    from pydicom.dataset import Dataset, FileDataset
 
 REPORTS = tuple(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34))
 """Basic text, enhanced, comprehensive and comprehensive 3D SR."""
@@ -41,6 +42,8 @@ class ObjectBoxes:
     """All images that the object speaks of, those without a lesion too."""
     left_out: tuple[str, ...] = ()
     """Why single findings could not be used."""
+    size: tuple[int, int] | None = None
+    """Width and height that the images must have; None where the object does not say."""
 
 
 def object_class(path: Path) -> str:
@@ -96,6 +99,10 @@ def meaning(code: Any) -> str:
 
 
 def _read_report(header: Dataset, category: str) -> ObjectBoxes:
+    if header.get("Manufacturer") == MANUFACTURER and header.get("VerificationFlag") != "VERIFIED":
+        raise UnusableImageError(
+            "expected what a person marked, the report has a detector's unverified findings"
+        )
     found, left_out = [], []
     for group in _groups(header, 0):
         try:
@@ -179,34 +186,43 @@ def _graphic_box(region: Dataset) -> tuple[float, float, float, float]:
 # Segmentations
 
 
-def _read_segmentation(header: Dataset, category: str) -> ObjectBoxes:
-    kind, frames = str(header.get("SegmentationType")), int(header.NumberOfFrames)
+def _read_segmentation(header: FileDataset, category: str) -> ObjectBoxes:
+    kind, frames = str(header.get("SegmentationType")), check_size(header)
     if kind not in ("BINARY", "FRACTIONAL"):
         raise UnusableImageError("expected a binary or fractional segmentation, it is of another type")
-    if not 0 < frames <= MAX_FRAMES or header.Rows * header.Columns * frames > MAX_FILE_PIXELS:
-        raise UnusableImageError(f"expected at most {MAX_FILE_PIXELS} pixels, the segmentation claims more")
     names = {int(item.SegmentNumber): category or _segment_name(item) for item in header.SegmentSequence}
     pixels = header.pixel_array.reshape(frames, header.Rows, header.Columns)
     least = 1 if kind == "BINARY" else max(1, int(header.get("MaximumFractionalValue", 255)) // 2)
     found: list[tuple[str, int, str, tuple[float, float, float, float]]] = []
     images = dict.fromkeys(_referenced(header))
     for index, item in enumerate(header.PerFrameFunctionalGroupsSequence[:frames]):
-        name = names[int(item.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
+        [segment] = _macro(header, item, "SegmentIdentificationSequence")
+        name = names[int(segment.ReferencedSegmentNumber)]
         boxes = mask_boxes(pixels[index] >= least, 1)
-        for uid, frame in _frame_sources(item):
+        sources = list(_frame_sources(header, item))
+        if boxes and not sources:
+            # Without this check its images would count as free of lesions.
+            raise UnusableImageError("expected a segmentation whose frames name their images, one does not")
+        for uid, frame in sources:
             images[uid, frame] = None
             found += [(uid, frame, name, box[1:]) for box in boxes]
     if not images:
         raise UnusableImageError("expected a segmentation that names its images, this one does not")
-    return ObjectBoxes(tuple(found), tuple(images))
+    return ObjectBoxes(tuple(found), tuple(images), size=(int(header.Columns), int(header.Rows)))
 
 
 def _segment_name(item: Dataset) -> str:
     return meaning(item.SegmentedPropertyTypeCodeSequence[0])
 
 
-def _frame_sources(item: Dataset) -> Iterator[tuple[str, int]]:
-    for derivation in item.get("DerivationImageSequence") or ():
+def _macro(header: Dataset, item: Dataset, sequence: str) -> list[Dataset]:
+    """The items of a frame's own functional group, or of the one that all frames share."""
+    shared = header.get("SharedFunctionalGroupsSequence") or [{}]
+    return list(item.get(sequence) or shared[0].get(sequence) or ())
+
+
+def _frame_sources(header: Dataset, item: Dataset) -> Iterator[tuple[str, int]]:
+    for derivation in _macro(header, item, "DerivationImageSequence"):
         for source in derivation.get("SourceImageSequence") or ():
             yield str(source.ReferencedSOPInstanceUID), int(source.get("ReferencedFrameNumber") or 1)
 

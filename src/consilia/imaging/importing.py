@@ -36,6 +36,9 @@ from consilia.imaging.raster import read_raster
 RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 
+_TWICE = "expected one entry an image, another entry is of the same image"
+
+
 class Outcome(StrEnum):
     """What became of one file."""
 
@@ -162,7 +165,7 @@ class Importer:
 
     def size_of(self, name: str) -> tuple[int, int] | None:
         """Width and height of a slice by a name that annotations may use."""
-        known = self._known.get(name)
+        known = self._known.get(name) or self._known.get(PurePosixPath(name).name)
         return None if known is None else (known.width, known.height)
 
     def annotate(self, given: AnnotationSet | None, pictures: Path | None, *, complete: bool) -> None:
@@ -176,9 +179,9 @@ class Importer:
         for source in (objects, given):
             if source is None:
                 continue
-            entries = [
-                entry for image in source.images if (entry := self._entry(image, pictures)) is not None
-            ]
+            entries = self._entries(source, pictures)
+            if not entries:
+                continue
             if complete:
                 entries += self._rest_of_series(entries)
             self.holdings.annotate(source.categories, entries)
@@ -194,14 +197,28 @@ class Importer:
 
     def _from_objects(self) -> AnnotationSet | None:
         names = sorted({name for item in self._objects for _, _, name, _ in item.boxes})
+        if self._objects and self._category:
+            names = [self._category]  # also where all images are free of it
         if not names:
             return None
         images = by_image(self._objects, tuple(names))
+        sizes = {image: item.size for item in self._objects if item.size for image in item.images}
         entries = []
         for (uid, frame), boxes in images.items():
             many = f"{uid}#{frame}"
-            entries.append(annotated(many if many in self._known else uid, boxes))
+            width, height = sizes.get((uid, frame), (None, None))
+            name = many if many in self._known else uid
+            entries.append(annotated(name, boxes, width=width, height=height))
         return AnnotationSet(tuple(names), tuple(entries))
+
+    def _entries(self, source: AnnotationSet, pictures: Path | None) -> list[CocoEntry]:
+        """Of two entries that mean the same image, under whatever names, the first counts."""
+        entries: dict[str, CocoEntry] = {}
+        for image in source.images:
+            entry = self._entry(image, pictures)
+            if entry is not None and entries.setdefault(entry.name, entry) is not entry:
+                self.summary.annotations_left_out[_TWICE] += 1
+        return list(entries.values())
 
     def _entry(self, image: AnnotatedImage, pictures: Path | None) -> CocoEntry | None:
         try:
@@ -219,7 +236,7 @@ class Importer:
         """A PNG or JPEG that the annotations name, kept as a PNG without metadata under a new name."""
         from PIL import Image
 
-        path = _find_picture(image.name, folder)
+        path = find_picture(image.name, folder)
         if path is None:
             raise UnusableImageError("expected the image that the annotations name, it was not imported")
         pixels = read_raster(path)
@@ -267,7 +284,12 @@ def _entry(image: AnnotatedImage, known: KeptSlice, name: str) -> CocoEntry:
     )
 
 
-def _find_picture(name: str, folder: Path | None) -> Path | None:
+def find_picture(name: str, folder: Path | None) -> Path | None:
+    """A PNG or JPEG by its path below a folder, with or without its ending.
+
+    Raises:
+        UnusableImageError: the name leads out of the folder.
+    """
     if folder is None:
         return None
     relative = check_name(name)
@@ -275,7 +297,8 @@ def _find_picture(name: str, folder: Path | None) -> Path | None:
     for candidate in candidates:
         if candidate.is_file() and candidate.suffix.lower() in RASTER_SUFFIXES:
             return candidate
-        for suffix in RASTER_SUFFIXES if not candidate.suffix else ():
-            if candidate.with_suffix(suffix).is_file():
-                return candidate.with_suffix(suffix)
+        for suffix in sorted(RASTER_SUFFIXES):
+            other = candidate.with_name(candidate.name + suffix)
+            if other.is_file():
+                return other
     return None

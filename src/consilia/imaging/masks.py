@@ -66,7 +66,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 def _mask_image(file: Path, classes: int) -> AnnotatedImage:
     try:
-        pixels: NDArray[Any] = read_raster(file)
+        pixels: NDArray[Any] = read_raster(file, palette=False)
         if pixels.ndim != 2:
             raise UnusableImageError("expected a grey mask, the file has colours")
         values = [int(value) for value in np.unique(pixels) if value]

@@ -19,10 +19,11 @@ MAX_PIXELS = 4096 * 4096
 _COLOUR_MODES = {"RGB", "RGBA", "P", "PA", "YCbCr", "CMYK"}
 
 
-def read_raster(path: Path) -> NDArray[np.uint8]:
+def read_raster(path: Path, *, palette: bool = True) -> NDArray[np.uint8]:
     """Decode a PNG or JPEG to (H, W) grey or (H, W, 3) colour.
 
-    Orientation marks of EXIF are ignored: boxes are drawn on the pixels as they are stored.
+    A palette gives its colours, or without `palette` its numbers. Orientation marks of EXIF are ignored: boxes are
+    drawn on the pixels as they are stored.
 
     Raises:
         UnusableImageError: not a PNG or JPEG, too large, more than 8 bits a sample, damaged or cut short.
@@ -31,19 +32,21 @@ def read_raster(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             with Image.open(path, formats=("PNG", "JPEG")) as image:
-                return _decode(image)
+                return _decode(image, palette)
     except Image.DecompressionBombError:
         raise UnusableImageError(f"expected at most {MAX_PIXELS} pixels, the file claims far more") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise UnusableImageError("expected a whole PNG or JPEG, the file is damaged or cut short") from error
 
 
-def _decode(image: Image.Image) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, palette: bool) -> NDArray[np.uint8]:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnusableImageError(f"expected at most {MAX_PIXELS} pixels, the file claims {width} x {height}")
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L"), dtype=np.uint8)
+    if image.mode == "P" and not palette:
+        return np.asarray(image, dtype=np.uint8)
     if image.mode in _COLOUR_MODES:
         return np.asarray(image.convert("RGB"), dtype=np.uint8)
     raise UnusableImageError(

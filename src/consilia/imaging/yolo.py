@@ -11,7 +11,7 @@ from consilia.imaging.annotations import AnnotatedImage, AnnotationSet, Box, ann
 from consilia.imaging.masks import CLASSES, read_classes
 
 SizeOf = Callable[[str], tuple[int, int] | None]
-"""Width and height of the image with this stem; None where there is none."""
+"""Width and height of the image with this name, without its ending; None where there is none."""
 
 _MAX_BYTES = 4 * 2**20
 
@@ -19,7 +19,8 @@ _MAX_BYTES = 4 * 2**20
 def parse_yolo(folder: Path, size_of: SizeOf) -> AnnotationSet:
     """Parse a folder with `classes.txt` and one text file an image, in it or in `labels/`; an empty one: no lesion.
 
-    Classes count from 0 there and become labels 1..K. Names of images are the stems of the files.
+    Classes count from 0 there and become labels 1..K. Names of images are those of the files, without ending and
+    with the folders below `labels/`.
 
     Raises:
         DatasetError: there are no classes or no files.
@@ -29,23 +30,27 @@ def parse_yolo(folder: Path, size_of: SizeOf) -> AnnotationSet:
     files = sorted(file for file in labels.rglob("*.txt") if file.name != CLASSES)
     if not files:
         raise DatasetError("expected YOLO's text files named like their images; there are none")
-    return AnnotationSet(categories, tuple(_image(file, len(categories), size_of) for file in files))
+    names = [file.relative_to(labels).with_suffix("").as_posix() for file in files]
+    return AnnotationSet(
+        categories,
+        tuple(_image(file, name, len(categories), size_of) for file, name in zip(files, names, strict=True)),
+    )
 
 
-def _image(file: Path, classes: int, size_of: SizeOf) -> AnnotatedImage:
-    size = size_of(file.stem)
+def _image(file: Path, name: str, classes: int, size_of: SizeOf) -> AnnotatedImage:
+    size = size_of(name)
     if size is None:
-        return annotated(file.stem, [], problem="expected the image of these boxes, it is missing")
+        return annotated(name, [], problem="expected the image of these boxes, it is missing")
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise UnusableImageError(f"expected at most {_MAX_BYTES >> 20} MiB of boxes, the file is larger")
         lines = file.read_text("ascii").splitlines()
         boxes = [_box(line, classes, size) for line in lines if line.strip()]
     except (OSError, UnicodeDecodeError):
-        return annotated(file.stem, [], problem="expected YOLO's boxes as text, the file cannot be read")
+        return annotated(name, [], problem="expected YOLO's boxes as text, the file cannot be read")
     except UnusableImageError as error:
-        return annotated(file.stem, [], problem=str(error))
-    return annotated(file.stem, boxes, width=size[0], height=size[1])
+        return annotated(name, [], problem=str(error))
+    return annotated(name, boxes, width=size[0], height=size[1])
 
 
 def _box(line: str, classes: int, size: tuple[int, int]) -> Box:

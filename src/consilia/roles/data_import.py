@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consilia.errors import DatasetError, UnusableImageError
-from consilia.imaging.annotation_files import has_annotations, parse_annotations
+from consilia.imaging.annotation_files import has_annotations, masks_folder, parse_annotations
 from consilia.imaging.annotations import AnnotationSet
 from consilia.imaging.deidentification import KEY_BYTES, Pseudonymiser
 from consilia.imaging.dicom import is_dicom
 from consilia.imaging.holdings import Holdings
-from consilia.imaging.importing import RASTER_SUFFIXES, Importer, ImportSummary
+from consilia.imaging.importing import Importer, ImportSummary, find_picture
 from consilia.imaging.raster import read_raster
 from consilia.roles.progress import Report
 from consilia.roles.state import State
@@ -68,6 +68,8 @@ def finish(
         given = parse_annotations(
             annotations, lambda stem: importer.size_of(stem) or _picture_size(pictures, stem)
         )
+        if pictures is not None and masks_folder(annotations) == pictures:
+            pictures = None  # a mask beside the slices is no picture of its own
     importer.annotate(given, pictures, complete=wishes.complete)
     return importer.finish()
 
@@ -93,14 +95,12 @@ def open_holdings(data: Path) -> Holdings:
     return Holdings(data)
 
 
-def _picture_size(folder: Path | None, stem: str) -> tuple[int, int] | None:
-    for below_ in ("", "images", "JPEGImages") if folder is not None else ():
-        for suffix in RASTER_SUFFIXES:
-            path = folder / below_ / f"{stem}{suffix}" if folder is not None else Path()
-            if path.is_file():
-                try:
-                    height, width = read_raster(path).shape[:2]
-                except UnusableImageError:
-                    return None
-                return width, height
-    return None
+def _picture_size(folder: Path | None, name: str) -> tuple[int, int] | None:
+    try:
+        path = find_picture(name, folder)
+        if path is None:
+            return None
+        height, width = read_raster(path).shape[:2]
+    except UnusableImageError:
+        return None
+    return width, height
