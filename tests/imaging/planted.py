@@ -13,7 +13,7 @@ from pydicom.tag import Tag
 
 from tests.imaging.ct_files import real_ct
 
-NAME, NUMBER, UID_ROOT, DAY, CLOCK = "Winnetou", "47110815", "1.2.276.0.4711.815", "19011213", "231759"
+NAME, NUMBER, UID_ROOT, DAY, CLOCK = "Winnetou", "47110815", "1.2.276.0.4711.815", "19011213", "231759.471108"
 TOKENS = tuple(token.encode() for token in (NAME, NAME.upper(), NUMBER, UID_ROOT, DAY, CLOCK, "1901-12-13"))
 
 _IMAGE = (

@@ -155,12 +155,12 @@ def split(
     output: Format = FORMAT,
 ) -> None:
     """Divide the patients into training and held-out; nobody and no image is on both sides, that is an error."""
-    from consilia.imaging.split import check_no_twins, split_by_patient
+    from consilia.imaging.split import check_no_shared_pixels, split_by_patient
 
     path, _ = _open(home)
     dataset = _read(path)
     [training], test = split_by_patient(dataset, 1, seed, held_out)
-    check_no_twins(training, test)
+    check_no_shared_pixels([training, test])
     folder = to or home / "split"
     folder.mkdir(parents=True, exist_ok=True)
     say = Output("data", output)
