@@ -24,8 +24,9 @@ help:
 demo: .venv/.train
 	$(BIN)/consilia demo $(ARGS)
 
+# Two workers, because most tests use one core (tests/conftest.py says which stay together).
 test: .venv/.train .venv/.dev
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadgroup $(ARGS)
 
 check: .venv/.train .venv/.dev .venv/.docs
 	$(BIN)/ruff check .

@@ -10,6 +10,21 @@ from tests.ceph import Ceph, S3Server, require_programs
 from tests.orthanc import Orthanc, Pacs, require_orthanc
 from tests.softhsm import SoftHsm, start
 
+SERVERS = ("s3_server", "pacs_server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests stay together when several workers share the run (`make test` has two).
+
+    A file is one worker's, for its fixtures' sake; so are all tests that need the same server, which is started once,
+    and those of e2e, which start many processes each: two of them at a time would starve one another.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        server = next((name for name in SERVERS if name in fixtures), None)
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(server or ("e2e" if folder == "e2e" else item.path.stem)))
+
 
 @pytest.fixture(scope="session")
 def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
