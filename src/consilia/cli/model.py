@@ -253,17 +253,24 @@ def export(
     rounds: int | None = ROUND,
     model: Path | None = MODEL,
     spec: Path | None = SPEC,
+    images: Path | None = typer.Option(
+        None, exists=True, file_okay=False, help="Compare on these pictures; default: five drawn ones."
+    ),
     form: Format = FORMAT,
 ) -> None:
     """Write a model as ONNX, for square images of its size, and compare it with torch. Exit code 5 if they differ."""
-    from consilia.detection.inference import load_detector
-    from consilia.detection.onnx_export import export_onnx
-    from consilia.roles.model_use import ModelName, named_model
+    from consilia.roles.model_findings import export_model
+    from consilia.roles.model_use import ModelName, named_model, read_pictures
 
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
-        deviation = export_onnx(load_detector(named.spec, named.path), to)
+        pictures = read_pictures(named.spec, images) if images else None
+        agreed = export_model(named, to, pictures)
         Output("model", form)(
-            "exported", file=to.name, digest=str(named.digest), largest_deviation_px=deviation
+            "exported",
+            file=to.name,
+            digest=str(named.digest),
+            findings_compared=agreed.findings,
+            largest_deviation_px=agreed.largest_deviation_px,
         )
 
 

@@ -1,13 +1,16 @@
-"""What a model finds on pictures, handed out: COCO JSON, drawn pictures, DICOM SR, a structured report."""
+"""A model handed out: its findings as COCO JSON, drawn pictures, DICOM SR, a structured report; itself as ONNX."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from consilia.detection.examples import prepare
 from consilia.detection.inference import Prediction, load_detector
+from consilia.detection.onnx_export import Agreement, export_onnx
 from consilia.detection.predictions import write_predictions
 from consilia.imaging.cases import Dataset, LabelledImage, Skipped
 from consilia.imaging.dicom import is_dicom
@@ -58,7 +61,7 @@ class Findings:
 
 def find_everything(model: NamedModel, pictures: Dataset) -> Findings:
     """Run a model over pictures; one that cannot be read is left out and named."""
-    detector = load_detector(model.spec, model.path)
+    detector = load_detector(model.spec, model.path, model.own_norm)
     predictions, unusable = detector.find(pictures.images)
     by_name = {image.image_id: image for image in pictures.images}
     images = tuple(by_name[found.image_id] for found in predictions)
@@ -145,3 +148,24 @@ def write_wanted(findings: Findings, folder: Path, wanted: Sequence[str], min_sc
         (folder / "sr").mkdir(exist_ok=True)
         written += write_structured_reports(findings, folder / "sr", min_score)
     return written
+
+
+ONNX_TRIALS = 20
+"""Pictures on which ONNX is held against torch: more cost time and say no more."""
+
+
+def export_model(model: NamedModel, path: Path, pictures: Dataset | None) -> Agreement:
+    """Write a model as ONNX, with its digest and categories in the file, if it agrees with torch.
+
+    Raises:
+        VerificationError: it does not, or nothing was found that could be compared.
+    """
+    detector = load_detector(model.spec, model.path, model.own_norm)
+    examples, _ = prepare(pictures.images[:ONNX_TRIALS] if pictures else (), model.spec.model.image_size)
+    facts = {
+        "consilia.notice": NOTICE,
+        "consilia.digest": str(model.digest),
+        "consilia.detector": model.spec.model.detector,
+        "consilia.categories": json.dumps(list(model.spec.data.categories), ensure_ascii=False),
+    }
+    return export_onnx(detector, path, [example.pixels for example in examples], facts)
