@@ -34,6 +34,7 @@ def run(
     serve: bool = typer.Option(
         False, help="Answer queries for the models of the settings; after the task, until stopped."
     ),
+    wait_seconds: float = typer.Option(120.0, min=0, help="Wait so long for the ledger's node to answer."),
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
     """Take one task from its publication to the last payment; run again after a crash, it goes on where it was.
@@ -41,6 +42,7 @@ def run(
     Queries for the models of the section [diagnosis] are answered all the while; with --serve until stopped.
     """
     from consilia.errors import InputError
+    from consilia.ledger.rpc import await_node
     from consilia.roles.server import Server
     from consilia.settings import ServerSettings, load
 
@@ -58,7 +60,13 @@ def run(
 
         write_initial_model(complete, path, initial_model)
 
-    server = Server(home, settings, Output(settings.name, output))
+    report = Output(settings.name, output)
+    await_node(
+        settings.ledger.url,
+        wait_seconds,
+        lambda: report("waiting for the ledger's node", url=settings.ledger.url, wait_seconds=wait_seconds),
+    )
+    server = Server(home, settings, report)
     server.report("ready", account=server.address)
     if settings.diagnosis.offers:
         server.offer_models(awaiting=task_spec is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -111,6 +112,29 @@ class Rpc:
             raise LedgerUnreachableError(
                 f"no ledger node answers at {self.url} ({type(error).__name__}): start it, or correct the URL"
             ) from error
+
+
+def await_node(
+    url: str, wait_seconds: float, waiting: Callable[[], None], pause_seconds: float = 1.0
+) -> None:
+    """Return when a node answers: processes of one machine start in any order. `waiting` is called once, if it must.
+
+    Raises:
+        LedgerUnreachableError: none did within `wait_seconds`.
+    """
+    node, until, told = Rpc(url), time.monotonic() + wait_seconds, False
+    while True:
+        try:
+            node.call("eth_blockNumber")
+        except LedgerUnreachableError:
+            if time.monotonic() >= until:
+                raise
+        else:
+            return
+        if not told:
+            waiting()
+            told = True
+        time.sleep(pause_seconds)
 
 
 def _rpc_error(method: str, error: Any) -> RpcError:
