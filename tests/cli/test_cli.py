@@ -64,9 +64,10 @@ def test_what_is_wrong_with_a_party_has_its_own_exit_code(
     spec.write_text(spec_toml(2))
     (tmp_path / "w").write_bytes(b"no weights")
     refused(consilia(*run), 5, "honest header")
+    refused(consilia(*run[:-2], "--pretrained", run[-1]), 2, "model.pretrained_digest")
     assert not list((home / "models").glob("*/round-000.safetensors"))
     write_first_model(parse_toml(spec_toml(2)), tmp_path / "w")
-    refused(consilia(*run), 3, "no ledger node answers")
+    refused(consilia(*run, "--wait-seconds", "0"), 3, "no ledger node answers")
     (home / "keys" / "password").write_text("another\n")
     refused(consilia(*run), 2, "password is wrong")
 

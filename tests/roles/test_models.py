@@ -113,7 +113,10 @@ def test_a_card_tells_who_contributed_how_much(run: Consortium, tmp_path: Path) 
         (row["account"], row["updates_in_the_average"], row["examples"]) for row in card["hospitals"]
     )
     assert rows == sorted((run.addresses[index], 1, 10 * (index + 1)) for index in (0, 1))
-    assert "medical device" in (tmp_path / "card.md").read_text()
+    text = (tmp_path / "card.md").read_text()
+    assert "medical device" in text and "pretrained" not in text
+    card["training"]["pretrained_digest"] = "ab" * 32
+    assert f"with pretrained weights of the file `{'ab' * 32}`" in card_markdown(card)
 
 
 def test_a_card_takes_no_measurement_of_another_model(run: Consortium, tmp_path: Path) -> None:

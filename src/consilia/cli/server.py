@@ -31,6 +31,12 @@ def run(
         dir_okay=False,
         help="Start from these weights (safetensors) instead of the detector's random ones.",
     ),
+    pretrained: Path | None = typer.Option(
+        None,
+        exists=True,
+        dir_okay=False,
+        help="Take what fits of these weights (safetensors), whose SHA-256 the spec gives as model.pretrained_digest.",
+    ),
     serve: bool = typer.Option(
         False, help="Answer queries for the models of the settings; after the task, until stopped."
     ),
@@ -43,6 +49,7 @@ def run(
     """
     from consilia.errors import InputError
     from consilia.ledger.rpc import await_node
+    from consilia.roles.initial_model import InitialModelFiles
     from consilia.roles.server import Server
     from consilia.settings import ServerSettings, load
 
@@ -52,26 +59,22 @@ def run(
     if task_spec is None and not serve:
         raise InputError("expected --spec, a task to run, or --serve, to answer queries, or both")
 
-    def write_initial(complete: TaskSpec, path: Path) -> None:
-        if initial_model is not None and not complete.training.local_norm:
-            path.write_bytes(initial_model.read_bytes())
-            return
-        from consilia.roles.local_training import write_initial_model
-
-        write_initial_model(complete, path, initial_model)
-
-    report = Output(settings.name, output)
+    server = Server(home, settings, Output(settings.name, output))
+    start = InitialModelFiles(initial_model, pretrained, server.report)
+    if task_spec is not None:
+        server.prepare(task_spec, start.write)  # what is wrong with it is said before anything is waited for
     await_node(
         settings.ledger.url,
         wait_seconds,
-        lambda: report("waiting for the ledger's node", url=settings.ledger.url, wait_seconds=wait_seconds),
+        lambda: server.report(
+            "waiting for the ledger's node", url=settings.ledger.url, wait_seconds=wait_seconds
+        ),
     )
-    server = Server(home, settings, report)
     server.report("ready", account=server.address)
     if settings.diagnosis.offers:
         server.offer_models(awaiting=task_spec is not None)
     if task_spec is not None:
-        server.run_task(task_spec, write_initial)
+        server.run_task(task_spec, start.write)
     if serve:
         server.serve()
 

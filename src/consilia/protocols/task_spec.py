@@ -111,6 +111,8 @@ class ModelSpec(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     initial_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """SHA-256 of the w_0 file; the server fills it in before it publishes."""
+    pretrained_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$"), LATER] = ""
+    """SHA-256 of a safetensors file whose tensors of equal name and shape are in w_0; without it all are drawn."""
 
 
 class TrainingSpec(_Section):

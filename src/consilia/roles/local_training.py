@@ -15,6 +15,7 @@ from consilia.detection import weights as weights_file
 from consilia.detection.augment import Augment
 from consilia.detection.detectors import build
 from consilia.detection.examples import prepare
+from consilia.detection.pretrained import take
 from consilia.detection.training import Recipe, StepBudget, Trainer
 from consilia.errors import DatasetError, SpecError
 from consilia.federation.tensors import LOCAL_KEY, local_names
@@ -23,7 +24,7 @@ from consilia.imaging.channels import with_neighbours, with_windows
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import SkippedStudy
-from consilia.roles.progress import Report
+from consilia.roles.progress import Report, silent
 from consilia.settings import DataSection
 
 
@@ -104,8 +105,18 @@ def own_norm_in(home: Path, spec: TaskSpec) -> Path:
     return home / "local-norm" / f"{str(spec.digest)[:16]}.safetensors"
 
 
-def write_initial_model(spec: TaskSpec, path: Path, weights: Path | None = None) -> None:
+def write_initial_model(
+    spec: TaskSpec,
+    path: Path,
+    weights: Path | None = None,
+    pretrained: bytes | None = None,
+    report: Report = silent,
+) -> None:
     """Write w_0: the spec's detector with the weights that its seed draws, or with those of a file.
+
+    Args:
+        weights: a whole model of this detector.
+        pretrained: a safetensors file that has some of its tensors; the others are drawn.
 
     Raises:
         SpecError: normalisation should stay local, and the detector has none.
@@ -114,6 +125,9 @@ def write_initial_model(spec: TaskSpec, path: Path, weights: Path | None = None)
     model = detector_of(spec)
     if weights is not None:
         weights_file.load_into(model, weights)
+    if pretrained is not None:
+        what = take(model, pretrained)
+        report("pretrained weights", taken=len(what.taken), drawn=len(what.missing) + len(what.other_shape))
     own = weights_file.norm_tensors(model) if spec.training.local_norm else frozenset()
     if spec.training.local_norm and not own:
         raise SpecError(

@@ -49,6 +49,7 @@ def model_card(view: LedgerView, model: RegisteredModel, measured: dict[str, Any
             "task_id": str(model.task_id),
             "spec_digest": str(spec.digest),
             "initial_digest": spec.model.initial_digest,
+            "pretrained_digest": spec.model.pretrained_digest,
             "rounds_done": model.rounds_done,
             "rounds_planned": spec.training.rounds,
             "aggregation": spec.training.aggregation,
@@ -110,7 +111,7 @@ def card_markdown(card: dict[str, Any]) -> str:
         ),
         "",
         f"Aggregation {training['aggregation']}, privacy {training['privacy']}. TaskSpec `{training['spec_digest']}`, "
-        f"initial model `{training['initial_digest']}`.",
+        f"initial model `{training['initial_digest']}`{_pretrained(training['pretrained_digest'])}.",
         "",
         "## How good it is",
         "",
@@ -127,6 +128,10 @@ def card_markdown(card: dict[str, Any]) -> str:
         *(f"- {limit}" for limit in card["limits"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pretrained(digest: str) -> str:
+    return f" with pretrained weights of the file `{digest}`" if digest else ""
 
 
 def _measured(measured: dict[str, Any] | None) -> list[str]:

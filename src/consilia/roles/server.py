@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from consilia.crypto.key_string import seal_key_string
 from consilia.crypto.keys import Identity
 from consilia.errors import (
     HistoryChangedError,
-    SpecError,
     TaskFailedError,
     TransactionRevertedError,
 )
 from consilia.federation.aggregate import WeightedUpdate
 from consilia.federation.contribution import shares_by_samples
 from consilia.federation.rules import next_global_model
-from consilia.federation.tensors import TensorFile, local_tensors
 from consilia.ledger.events import UpdateRegistered
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import (
@@ -29,6 +27,7 @@ from consilia.protocols.training import (
 from consilia.roles.answering import Answering
 from consilia.roles.artifacts import file_digest, publish_artifact
 from consilia.roles.diagnoser import offered_models
+from consilia.roles.initial_model import InitialModel, with_initial_model
 from consilia.roles.opening import Opening
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
@@ -48,9 +47,6 @@ OVERTAKEN = ("training: task keys missing", "training: task key already issued")
 """How the contract refuses what was decided before the newest enrolment was confirmed."""
 
 OTHER_UPDATES = "training: other updates than judged"
-
-InitialModel = Callable[[TaskSpec, Path], None]
-"""Writes w_0 of a spec into a file; the same bytes each time."""
 
 
 def _group_name(hospitals: Iterable[Address]) -> str:
@@ -144,28 +140,20 @@ class Server(Party):
 
     # Step 0: publish
 
+    def prepare(self, spec: TaskSpec, initial_model: InitialModel) -> TaskSpec:
+        """Write w_0, for which no ledger is needed, and complete the spec with its digest.
+
+        Raises:
+            SpecError: the initial model is not what the spec says.
+            WeightsError: no hospital could read it.
+        """
+        return with_initial_model(spec, self._models(spec), initial_model)
+
+    def _models(self, spec: TaskSpec) -> Path:
+        return self.home / "models" / str(spec.digest)[:16]
+
     def _publish(self, spec: TaskSpec, initial_model: InitialModel) -> int:
-        draft = f"publish/{spec.digest}"
-        models = self.home / "models" / str(spec.digest)[:16]
-        models.mkdir(parents=True, exist_ok=True)
-        first = models / "round-000.safetensors"
-        if not first.exists():
-            partial = first.with_suffix(".partial")
-            initial_model(spec, partial)
-            with TensorFile(partial) as file:  # what no hospital could read is refused here
-                if bool(local_tensors(file)) != spec.training.local_norm:
-                    raise SpecError(
-                        "training.local_norm: expected an initial model that names its local tensors where this is "
-                        "true, and none elsewhere; let the server write the initial model"
-                    )
-            partial.replace(first)
-        if spec.model.initial_digest not in ("", str(file_digest(first))):
-            raise SpecError(
-                f"model.initial_digest: expected {file_digest(first)}, the initial model's, or none; "
-                f"got {spec.model.initial_digest}"
-            )
-        model = spec.model.model_copy(update={"initial_digest": str(file_digest(first))})
-        complete = spec.model_copy(update={"model": model})
+        draft, complete = f"publish/{spec.digest}", self.prepare(spec, initial_model)
         terms = complete.terms
         task_id = self.ledger.publish_task(
             draft,
@@ -177,7 +165,7 @@ class Server(Party):
             round_seconds=terms.round_seconds,
             reward_wei=terms.reward_wei,
         )
-        self.state.remember(f"models/{task_id}", models.name)
+        self.state.remember(f"models/{task_id}", self._models(spec).name)
         self.report("published", task_id=task_id, spec_digest=str(complete.digest), title=spec.title)
         return task_id
 

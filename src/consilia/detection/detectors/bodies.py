@@ -58,7 +58,7 @@ def resnet_50() -> Body:
 
 
 def mobilenet() -> Body:
-    """torchvision's MobileNetV3-Large (Howard et al. 2019) up to its last bottleneck, 2.2 M parameters."""
+    """torchvision's MobileNetV3-Large (Howard et al. 2019) up to its last bottleneck, 2.8 M parameters."""
     blocks = list(mobilenet_v3_large(norm_layer=group_norm).features)
     # a stage ends where the next block halves the map
     layers: OrderedDict[str, nn.Module] = OrderedDict(

@@ -50,7 +50,7 @@ def yolo(blueprint: Blueprint) -> nn.Module:
 
 
 def yolo_small(blueprint: Blueprint) -> nn.Module:
-    """Three convolutions a scale: 1.6 M parameters on the small Darknet."""
+    """Three convolutions a scale: 1.8 M parameters on the small Darknet."""
     return Yolo(blueprint, convolutions=3)
 
 
