@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import pytest
@@ -63,7 +62,7 @@ def test_high_and_low_s_of_the_same_signature_become_the_same(
         assert signer.unsafe_sign_hash(digest) == first
 
 
-@pytest.mark.parametrize("came", [bytes(64), b"\xff" * 64, os.urandom(64), b"\x01" * 63, b""])
+@pytest.mark.parametrize("came", [bytes(64), b"\xff" * 64, bytes(range(64)), b"\x01" * 63, b""])
 def test_what_is_no_signature_of_this_key_is_never_handed_on(
     signer: TokenSigner, monkeypatch: pytest.MonkeyPatch, came: bytes
 ) -> None:
