@@ -64,6 +64,12 @@ def test_a_failed_audit_says_what_failed_and_what_was_refunded():
     assert "Your fee of 0.01 ether came back." in told
 
 
+def test_boxes_elsewhere_are_why_fewer_count_than_had_the_right_codes():
+    told = opinion(sample_consultation("failed", matches=15, boxes_apart=5)).detail
+    assert "15 of 20" in told.en and "codes were right in 20; in 5 of them" in told.en
+    assert "编码正确 20 例" in told.zh and "5 例" in told.zh
+
+
 def test_silence_says_whose_and_what_it_cost():
     by_server = "\n".join(plain_lines(sample_consultation("stopped")))
     assert "the server did not take its step in time (score)" in by_server

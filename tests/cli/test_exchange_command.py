@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from consilia.cli import main
+from tests.cli.running import Cli, step
 from tests.consortium import Consortium, consortium
 from tests.roles.trading import PATIENT, write_images
 
@@ -23,24 +21,6 @@ def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Consortium
         yield made
 
 
-class Cli:
-    """Runs `consilia ... --format json` and collects what it says."""
-
-    def __init__(self, town: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-        self._town, self._patch, self._capsys = town, monkeypatch, capsys
-
-    def __call__(self, *words: str, home: str | None = "hospital-1", code: int = 0) -> list[dict[str, Any]]:
-        command = ["consilia", *words, "--format", "json"]
-        if home is not None:
-            command += ["--home", str(self._town.home / home)]
-        self._patch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, self.errors = self._capsys.readouterr()
-        assert (end.value.code or 0) == code, self.errors
-        return [json.loads(line) for line in out.splitlines()]
-
-
 @pytest.fixture
 def cli(town: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command line on the homes of `town`."""
@@ -50,10 +30,6 @@ def cli(town: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def register(cli: Cli) -> str:
     words = ("data", "register", "--name", "heads", "--title", "CT heads", "--price-wei", "1000")
     return str(cli(*words)[-1]["root"])
-
-
-def step(said: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return next(line for line in said if line["step"] == name)
 
 
 def test_from_registering_to_the_receipt(town: Consortium, cli: Cli, tmp_path: Path) -> None:

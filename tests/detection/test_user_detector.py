@@ -16,6 +16,7 @@ from consilia.detection.training import Recipe, StepBudget, Trainer
 from consilia.errors import SpecError
 from consilia.federation.aggregate import WeightedUpdate, federated_average
 from consilia.settings import PolicySection
+from tests.detection.installed import install_detectors
 from tests.detection.squares import square_example
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "detector-from-transformers"
@@ -24,19 +25,7 @@ SIZE = 64
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a distribution on the path, as pip would: its metadata, and the folder of its module."""
-
-    def installed(name: str, points: dict[str, str], folder: Path) -> None:
-        site = tmp_path / name
-        info = site / f"{name}-0.1.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
-        lines = [f"{key} = {value}" for key, value in points.items()]
-        (info / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\n" + "\n".join(lines) + "\n")
-        monkeypatch.syspath_prepend(str(site))
-        monkeypatch.syspath_prepend(str(folder))
-
-    return installed
+    return lambda *what: install_detectors(tmp_path, monkeypatch, *what)
 
 
 def test_the_example_trains_averages_and_predicts(install, tmp_path):

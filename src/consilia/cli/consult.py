@@ -117,7 +117,7 @@ def _facts(query: Query) -> dict[str, str | int]:
         "query": str(query.query_id),
         "state": query.state.name.lower(),
         "model": str(query.offer.model_digest),
-        "matches": f"{query.scored_matches}/{query.audits}" if query.answers else "",
+        "matches": f"{query.matches}/{query.audits}" if query.answers else "",
         "price_wei": str(query.offer.price_wei),
     }
 

@@ -92,7 +92,9 @@ class ConsultationReport(Part):
     hidden: Count
     """How many images are never opened, the real cases among them."""
     matches: int | None = None
-    """m; None where it never came to a score."""
+    """m, after challenges; None where it never came to a score."""
+    boxes_apart: Count = 0
+    """Audits whose codes were right and whose boxes were shown to be elsewhere, which took their matches away."""
     low: Unit = 0.0
     high: Unit = 1.0
     """Clopper-Pearson bounds of the server's accuracy from this query, each with 95 %."""

@@ -89,10 +89,10 @@ def _failed(shown: ConsultationReport) -> Opinion:
     return Opinion(
         Text(en="ERROR: no diagnosis.", zh="ERROR：不给出诊断。"),
         Text(
-            en=f"The server fell below the threshold: {_counted(shown).en}, {shown.required} were needed. Its answer "
-            "to your case was never opened, and is worth nothing.",
+            en=f"The server fell below the threshold: {_counted(shown).en}, {shown.required} were needed. "
+            f"{_apart(shown).en}Its answer to your case was never opened, and is worth nothing.",
             zh=f"服务器未达到门槛：{_counted(shown).zh}，要求至少 {shown.required} 例。"
-            "它对您病例的回答从未打开，也没有价值。",
+            f"{_apart(shown).zh}它对您病例的回答从未打开，也没有价值。",
         ),
         (
             _refund(shown),
@@ -210,6 +210,18 @@ def _counted(shown: ConsultationReport) -> Text:
     return Text(
         en=f"{shown.matches} of {shown.audits} known cases were answered rightly",
         zh=f"{shown.audits} 例已知病例中答对 {shown.matches} 例",
+    )
+
+
+def _apart(shown: ConsultationReport) -> Text:
+    """Why fewer count than had the right codes."""
+    if not shown.boxes_apart:
+        return Text(en="", zh="")
+    codes = (shown.matches or 0) + shown.boxes_apart
+    return Text(
+        en=f"Its codes were right in {codes}; in {shown.boxes_apart} of them the contract found its boxes elsewhere "
+        "than the known ones (as many as it takes to fall below). ",
+        zh=f"其中编码正确 {codes} 例，但合约判定有 {shown.boxes_apart} 例的标注框不在已知位置（验证到低于门槛为止）。",
     )
 
 

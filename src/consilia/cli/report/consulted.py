@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 
 def certificate_of(log: DiagnosisLog, model_digest: Digest) -> Certificate:
-    """The rolling certificate of a model: every query that was scored, and every one whose audits met silence."""
+    """The rolling certificate of a model: every query that was scored, and every one whose audits met silence.
+
+    A match that a challenge took away is a miss.
+    """
     outcomes = []
     for query_id, query in log.queries.items():
         if query.offer.model_digest != model_digest:
@@ -45,9 +48,7 @@ def certificate_of(log: DiagnosisLog, model_digest: Digest) -> Certificate:
         silent = query.state is QueryState.STOPPED and query.reason == NO_SCORE
         if query.answers or silent:
             number = int.from_bytes(query_id[:8], "big")
-            outcomes.append(
-                AuditOutcome(number, query.hospital, query.audits, query.scored_matches, silent=silent)
-            )
+            outcomes.append(AuditOutcome(number, query.hospital, query.audits, query.matches, silent=silent))
     return certify(outcomes)
 
 
@@ -72,7 +73,7 @@ def consultation_report(consultation: Consultation, query: Query, book: CodeBook
     """
     log = consultation.log()
     opinion, own = consultation.opinion(query, log), consultation.own(query)
-    scored = query.scored_matches if query.answers else None
+    scored = query.matches if query.answers else None
     low, high = accuracy_interval(scored, query.audits) if scored is not None else (0.0, 1.0)
     found = {diagnosis.position: diagnosis.findings for _, diagnosis in opinion.diagnoses}
     hiding = json.loads(consultation.party.state.fact(f"consult/hiding/{query.query_id}") or "[]")
@@ -89,6 +90,7 @@ def consultation_report(consultation: Consultation, query: Query, book: CodeBook
         required=query.threshold,
         hidden=query.images - query.audits,
         matches=scored,
+        boxes_apart=query.scored_matches - query.matches,
         low=low,
         high=high,
         ended_in=query.ended_in.name.lower() if query.ended_in else "",
