@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from consilia.errors import EnvelopeError, VerificationError
+from consilia.errors import EnvelopeError, StoreError, TransactionRevertedError, VerificationError
 from consilia.ledger.exchange import ExchangeContract
 from consilia.protocols.exchange import Deal, DealState, Verdict, open_evidence
 from consilia.roles.examination import Finding, examine, place_of
@@ -20,26 +20,54 @@ class Arbiter:
         self.party = party
         self.contract = ExchangeContract(party.ledger)
 
+    def disputes(self) -> list[Deal]:
+        """Every open dispute that is this party's to judge, the oldest first."""
+        return self._mine(fold_exchange(self.party.events()))
+
     def advance(self) -> list[Deal]:
         """Rule on every open dispute that is this party's to judge; the deals that it ruled on.
 
+        One deal that nobody can judge holds up no other: silence pays the seller, so it would be an attack.
+
         Raises:
-            StoreError: the store lacks the artifact: nobody can judge until it is there again.
+            VerificationError: some are not ruled on, each was reported with its reason; all others are.
         """
-        events = self.party.events()
-        log = fold_exchange(events)
-        mine = [
+        log = fold_exchange(self.party.events())
+        mine, ruled = self._mine(log), []
+        for deal in mine:
+            try:
+                self._rule(deal, log)
+                ruled.append(deal)
+            except (StoreError, VerificationError) as error:
+                self.party.report("not ruled", deal=str(deal.deal_id), reason=str(error))
+            except TransactionRevertedError as error:
+                self.party.report("not ruled", deal=str(deal.deal_id), reason=error.reason)
+        if len(ruled) < len(mine):
+            raise VerificationError(
+                f"{len(mine) - len(ruled)} of {len(mine)} disputes are not ruled on, for the reasons above; "
+                "what the store lacks has to be put in again before the deal's time is over"
+            )
+        return ruled
+
+    def look(self, deal: Deal) -> Finding:
+        """What this arbiter would find; nothing goes onto the ledger. Raises StoreError, VerificationError."""
+        return self._judge(deal, fold_exchange(self.party.events()))
+
+    def _mine(self, log: ExchangeLog) -> list[Deal]:
+        return [
             deal
             for deal in log.deals.values()
             if deal.state is DealState.DISPUTED and deal.request.arbiter == self.party.address
         ]
-        for deal in mine:
-            finding = self._judge(deal, log)
-            for_buyer = finding.verdict is not Verdict.AS_REGISTERED
-            reason = (finding.reason or "it opens as registered").encode()[:128].decode(errors="ignore")
-            self.contract.rule(f"exchange/rule/{deal.deal_id}", deal.deal_id, for_buyer, reason)
-            self.party.report("ruled", deal=str(deal.deal_id), for_buyer=for_buyer, reason=reason)
-        return mine
+
+    def _rule(self, deal: Deal, log: ExchangeLog) -> None:
+        if self.party.ledger.confirmed_block().timestamp >= deal.deadline:
+            raise VerificationError("the time to rule is over: the deal settles as if nobody had judged")
+        finding = self._judge(deal, log)
+        for_buyer = finding.verdict is not Verdict.AS_REGISTERED
+        reason = (finding.reason or "it opens as registered").encode()[:128].decode(errors="ignore")
+        self.contract.rule(f"exchange/rule/{deal.deal_id}", deal.deal_id, for_buyer, reason)
+        self.party.report("ruled", deal=str(deal.deal_id), for_buyer=for_buyer, reason=reason)
 
     def _judge(self, deal: Deal, log: ExchangeLog) -> Finding:
         """What the arbiter finds itself; evidence that is not the s^ of this deal is a complaint without ground."""
