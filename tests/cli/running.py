@@ -19,15 +19,18 @@ class Cli:
         self._town, self._patch, self._capsys = town, monkeypatch, capsys
 
     def __call__(self, *words: str, home: str | None = "hospital-1", code: int = 0) -> list[dict[str, Any]]:
-        command = ["consilia", *words, "--format", "json"]
-        if home is not None:
-            command += ["--home", str(self._town.home / home)]
-        self._patch.setattr(sys, "argv", command)
+        out = self.text(*words, "--format", "json", home=home, code=code)
+        return [json.loads(line) for line in out.splitlines()]
+
+    def text(self, *words: str, home: str | None = "hospital-1", code: int = 0) -> str:
+        """What a person reads; what went to the error stream is in `errors`."""
+        where = [] if home is None else ["--home", str(self._town.home / home)]
+        self._patch.setattr(sys, "argv", ["consilia", *words, *where])
         with pytest.raises(SystemExit) as end:
             main()
         out, self.errors = self._capsys.readouterr()
         assert (end.value.code or 0) == code, self.errors
-        return [json.loads(line) for line in out.splitlines()]
+        return out
 
 
 def step(said: list[dict[str, Any]], name: str) -> dict[str, Any]:

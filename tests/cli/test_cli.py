@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from consilia.cli.output import Format, Output
 from consilia.protocols.task_spec import parse_toml
 from tests.consortium import consortium, spec_toml, write_first_model
 
@@ -70,32 +67,3 @@ def test_what_is_wrong_with_a_party_has_its_own_exit_code(
     refused(consilia(*run, "--wait-seconds", "0"), 3, "no ledger node answers")
     (home / "keys" / "password").write_text("another\n")
     refused(consilia(*run), 2, "password is wrong")
-
-
-def test_json_output_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", stream)
-    say = Output("hospital-1", Format.JSON)
-    say("update registered", bytes=10, reason="line\nbreak", names=["a", "ü"])
-    say("done")
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [line["step"] for line in lines] == ["update registered", "done"]
-    assert lines[0] | {"time": 0} == {
-        "time": 0,
-        "name": "hospital-1",
-        "step": "update registered",
-        "bytes": 10,
-        "reason": "line\nbreak",
-        "names": ["a", "ü"],
-    }
-
-
-def test_text_output_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
-    say = Output("hospital-1", Format.TEXT)
-    say("refused", reason="x" * 500, skipped=[1, 2], loss=0.123456)
-    said = capsys.readouterr().out
-    assert (
-        said.count("\n") == 1 and "refused" in said and "2 items" in said and "0.1235" in said and "…" in said
-    )
-    say("done", bracket="[bold]not markup[/bold]")
-    assert "[bold]not markup[/bold]" in capsys.readouterr().out

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from consilia.cli import app
 from consilia.cli.ledger import words
-from consilia.cli.ledger.words import Speaker, printable
+from consilia.cli.ledger.words import Speaker
+from consilia.cli.output import printable
 from consilia.errors import ChainError, InputError, LedgerError
 from consilia.ledger.contracts import Argument
 from consilia.ledger.history import Logged

@@ -21,6 +21,7 @@ from consilia.cli import (
     server,
     store,
 )
+from consilia.cli.output import error_lines
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ def main() -> None:
     try:
         app()
     except ConsiliaError as error:
-        typer.echo(f"consilia: {error}", err=True)
+        typer.echo("\n".join(error_lines(str(error))), err=True)
         sys.exit(error.exit_code)
 
 

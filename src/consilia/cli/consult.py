@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from consilia.cli.output import Format, Output
+from consilia.cli.output import Format, Output, to_json
 
 if TYPE_CHECKING:
     from consilia.protocols.consultation import Offer, Query
@@ -159,7 +159,7 @@ def _show(consultation: Consultation, query_id: str, output: Format, pacs: str) 
     shown = consultation_report(consultation, query, spec.code_book)
     paths = write_consultation(shown, consultation.folder(query.query_id))
     if output is Format.JSON:
-        typer.echo(shown.model_dump_json())
+        typer.echo(to_json(shown.model_dump(mode="json")))
     else:
         print_consultation(shown, Output(party.name, output).console)
         party.report("second opinion", html=str(paths.html), json=str(paths.json))

@@ -243,8 +243,8 @@ def _facts(listing: Listing) -> dict[str, str]:
         "owner": listing.owner,
         "price_wei": "make a proposal" if listing.price_wei is None else str(listing.price_wei),
         "bytes": str(listing.size),
-        "description": card.text if card else f"task {listing.task_id}, round {listing.round_index}",
         "attested": "; ".join(attested) or "by nobody",
+        "description": card.text if card else f"task {listing.task_id}, round {listing.round_index}",
     }
 
 

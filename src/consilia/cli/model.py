@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from consilia.cli.output import Format, Output
+from consilia.cli.output import Format, Output, printable, to_json
 
 if TYPE_CHECKING:
     from consilia.roles.model_findings import Findings
@@ -296,7 +296,8 @@ def card(
     with open_view(home, None, None) as view:
         made = model_card(view, choose_model(view, task, rounds), _read_measured(measured))
     if to is None:
-        typer.echo(json.dumps(made, ensure_ascii=False) if form is Format.JSON else card_markdown(made))
+        lines = [to_json(made)] if form is Format.JSON else card_markdown(made).splitlines()
+        typer.echo("\n".join(map(printable, lines)))
         return
     to.with_suffix(".md").write_text(card_markdown(made), encoding="utf-8")
     write_json(to.with_suffix(".json"), made)
@@ -341,7 +342,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def _show(form: Format, record: dict[str, Any], lines: Iterable[str]) -> None:
     if form is Format.JSON:
-        typer.echo(json.dumps(record, ensure_ascii=False))
+        typer.echo(to_json(record))
         return
     for line in lines:
-        typer.echo(line)
+        typer.echo(printable(line))

@@ -1,16 +1,25 @@
-"""What a command prints: rich text on a terminal, one line an event elsewhere, or one JSON object a line."""
+"""What a command prints: rich text on a terminal, one line an event elsewhere, or one JSON object a line.
+
+Titles, descriptions and reasons are written by others. None of them may steer the terminal, or pass for a line or a
+fact that this program printed.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from rich.console import Console
 from rich.text import Text
 
 from consilia.values import Json
+
+INDENT = "    "
+"""Before every line that goes on with the one above; no line of our own begins so."""
 
 
 class Format(StrEnum):
@@ -29,27 +38,65 @@ class Output:
         self.console = Console(highlight=False, soft_wrap=True)
 
     def __call__(self, step: str, **facts: Json) -> None:
-        """Print one step with its facts."""
+        """Print one step with its facts, uncut; a text of several lines as a block of its own."""
         if self.format is Format.JSON:
             line = {"time": round(time.time(), 3), "name": self.name, "step": step, **facts}
-            sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+            sys.stdout.write(to_json(line) + "\n")
             sys.stdout.flush()
             return
+        blocks = {key: value for key, value in facts.items() if isinstance(value, str) and is_block(value)}
+        short = [f"{printable(key)}={_value(value)}" for key, value in facts.items() if key not in blocks]
         text = Text.assemble(
             (time.strftime("%H:%M:%S "), "dim"),
-            (f"{self.name:12} ", "cyan"),
-            (step, "bold"),
-            ("  " + "  ".join(f"{key}={_short(value)}" for key, value in facts.items()) if facts else "", ""),
+            (f"{printable(self.name):12} ", "cyan"),
+            (printable(step), "bold"),
+            "".join(f"  {fact}" for fact in short),
         )
-        self.console.print(text)
+        self._print(text, "")
+        for key, value in blocks.items():
+            self._print(Text(f"{INDENT}{printable(key)}:"), "")
+            for row in value.splitlines():
+                self._print(Text(printable(row)), 2 * INDENT)
         self.console.file.flush()
 
+    def _print(self, text: Text, indent: str) -> None:
+        """Print a line; on a terminal it is broken here, or its end could look like a line by somebody else."""
+        rows = [text]
+        if self.console.is_terminal:
+            rows = list(text.wrap(self.console, max(self.console.width - 2 * len(INDENT), 20)))
+        for number, row in enumerate(rows):
+            self.console.print(Text.assemble(indent, INDENT if number else "", row))
 
-def _short(value: Json) -> str:
+
+def is_block(text: str) -> bool:
+    """Whether a text has several lines."""
+    return len(text.splitlines()) > 1
+
+
+def printable(text: str) -> str:
+    """Text by somebody else without what would steer a terminal: controls, escapes, marks that turn its direction."""
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
+def error_lines(message: str) -> Iterator[str]:
+    """An error as lines for a terminal; only the first begins where our own lines begin."""
+    for number, row in enumerate(f"consilia: {message}".splitlines()):
+        yield INDENT * bool(number) + printable(row)
+
+
+def to_json(value: Mapping[str, Json]) -> str:
+    """One line of JSON that no terminal takes for commands: what cannot be printed is escaped."""
+    written = json.dumps(value, ensure_ascii=False)
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in written)
+
+
+def _value(value: Json) -> str:
     if isinstance(value, str):
-        return value if len(value) <= 80 else value[:77] + "…"
+        shown = printable(value)
+        # quoted, where it could pass for further facts
+        return json.dumps(shown, ensure_ascii=False) if re.search(r'=|"|  ', shown) else shown
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return f"{len(value)} item{'s' if len(value) != 1 else ''}"
-    return json.dumps(value, ensure_ascii=False)
+    return printable(json.dumps(value, ensure_ascii=False))

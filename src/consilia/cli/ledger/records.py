@@ -6,13 +6,13 @@ numbers of most JSON readers; times are Unix seconds; an account is an object of
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from consilia.cli.output import to_json
 from consilia.ledger.contracts import Argument
 from consilia.ledger.history import Block, Logged, Receipt, Transaction
 from consilia.roles.ledger_view import LedgerView
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def print_record(record: str, values: Mapping[str, Json]) -> None:
     """Print one object on a line of its own."""
-    sys.stdout.write(json.dumps({"record": record, **values}, ensure_ascii=False) + "\n")
+    sys.stdout.write(to_json({"record": record, **values}) + "\n")
 
 
 def document(value: DataclassInstance) -> dict[str, Json]:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consilia.cli.ledger.words import Speaker, number, printable, short, time_text
+from consilia.cli.ledger.words import Speaker, number, short, time_text
+from consilia.cli.output import printable
 from consilia.cli.report.words import amount_text, bytes_text, ether_text
 from consilia.ledger.history import Block, Logged, Receipt, Transaction
 from consilia.roles.ledger_status import LedgerStatus

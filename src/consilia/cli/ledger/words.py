@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from consilia.cli.output import printable
 from consilia.cli.report.words import amount_text, ether_text
 from consilia.ledger.history import Logged, Transaction
 from consilia.protocols.training import from_bitmap
@@ -99,11 +100,6 @@ def number(name: str, value: object) -> str:
 def short(digest: bytes) -> str:
     """The first digits of a digest: enough to find it again, and what `consilia ledger tx` takes."""
     return digest.hex()[:SHORT_HEX]
-
-
-def printable(text: str) -> str:
-    """Text from the ledger without what would steer a terminal: anybody may write there."""
-    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def time_text(timestamp: int) -> str:

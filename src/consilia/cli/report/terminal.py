@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Styled
 
+from consilia.cli.output import printable
 from consilia.cli.report import words
 from consilia.cli.report.consultation import ConsultationReport
 from consilia.cli.report.consultation_words import plain_lines
@@ -44,10 +45,10 @@ def print_consultation(shown: ConsultationReport, console: Console) -> None:
     headline, detail, *facts = plain_lines(shown)
     error = shown.outcome in ("failed", "stopped", "spoilt")
     console.print()
-    console.print(Styled(f"second opinion: {headline}", style="bold red" if error else "bold"))
-    console.print(Styled(detail, style="dim"), soft_wrap=True)
+    console.print(Styled(printable(f"second opinion: {headline}"), style="bold red" if error else "bold"))
+    console.print(Styled(printable(detail), style="dim"), soft_wrap=True)
     for line in facts:
-        console.print(Styled(line), soft_wrap=True)
+        console.print(Styled(printable(line)), soft_wrap=True)
 
 
 def summary_lines(report: Report) -> Iterator[str]:
