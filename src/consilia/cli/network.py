@@ -322,37 +322,39 @@ def _account(text: str) -> str:
 
 def _show_members(listed: list[Member], output: Format) -> None:
     from consilia.ledger.views import FOR_GOOD
+    from consilia.roles.voter import day
 
     now, say = int(time.time()), Output("network", output)
-    rows = []
     for member in listed:
         facts = {
             "account": member.account,
             "role": member.role.name.lower(),
             "standing": member.standing(now),
-            "valid_from": _day(member.valid_from),
-            "valid_to": _day(member.valid_to),
+            "valid_from": day(member.valid_from),
+            "valid_to": day(member.valid_to),
             "recipient_key": member.recipient_key.hex(),
+            "certificate_digest": member.certificate_digest.hex(),
         }
         if now < member.suspended_until:
-            facts["until"] = "lifted" if member.suspended_until == FOR_GOOD else _day(member.suspended_until)
-        rows.append(facts)
-    if output is Format.JSON:
-        for facts in rows:
+            facts["until"] = "lifted" if member.suspended_until == FOR_GOOD else day(member.suspended_until)
+        if output is Format.JSON:
             say("member", **facts)
-        return
-    from rich.table import Table
+        else:
+            _show_member(facts)
 
-    table = Table("account", "role", "standing", "valid to", "recipient key")
-    for facts in rows:
-        standing = facts["standing"] + (f" until {facts['until']}" if "until" in facts else "")
-        table.add_row(
-            facts["account"], facts["role"], standing, facts["valid_to"], facts["recipient_key"][:16] + "…"
-        )
-    say.console.print(table)
+
+def _show_member(facts: dict[str, str]) -> None:
+    """A member in lines of 80 columns at most, none of them cut: people compare these digits, and copy them."""
+    standing = facts["standing"] + (f" until {facts['until']}" if "until" in facts else "")
+    typer.echo(f"{facts['account']}  {facts['role']}, {standing}")
+    typer.echo(f"  valid        {facts['valid_from']} to {facts['valid_to']}")
+    typer.echo(f"  key          {facts['recipient_key']}")
+    typer.echo(f"  certificate  {facts['certificate_digest']}")
 
 
 def _show_open(voter: Voter, say: Output) -> None:
+    from consilia.roles.voter import day
+
     proposals = voter.open_proposals()
     if not proposals:
         say("nothing to vote on")
@@ -364,11 +366,14 @@ def _show_open(voter: Voter, say: Output) -> None:
             proposer=proposal.proposer,
             approvals=proposal.approvals,
             needed=proposal.needed,
-            expires=_day(proposal.expires_at),
+            expires=day(proposal.expires_at),
+            **voter.particulars(proposal),
         )
 
 
 def _tell_outcome(voter: Voter, outcome: Outcome, say: Output) -> None:
+    from consilia.roles.voter import day
+
     proposal = outcome.proposal
     say(
         "voted" if outcome.was_new else "had voted already",
@@ -377,12 +382,13 @@ def _tell_outcome(voter: Voter, outcome: Outcome, say: Output) -> None:
         by=voter.address,
         approvals=proposal.approvals,
         needed=proposal.needed,
+        **voter.particulars(proposal),
     )
     if proposal.enacted:
         say("decided", proposal=proposal.proposal_id, kind=proposal.kind.name.lower())
     else:
         missing = max(0, proposal.needed - proposal.approvals)
-        say("waiting", still_needed=missing, expires=_day(proposal.expires_at))
+        say("waiting", still_needed=missing, expires=day(proposal.expires_at))
 
 
 def _give_gift(voter: Voter, outcome: Outcome, gift_wei: int, say: Output) -> None:
@@ -397,7 +403,3 @@ def _give_gift(voter: Voter, outcome: Outcome, gift_wei: int, say: Output) -> No
     if amount_wei:
         voter.give(proposal, amount_wei)
         say("gave the newcomer money for gas", account=proposal.subject, wei=str(amount_wei))
-
-
-def _day(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(seconds, 253402300799)))

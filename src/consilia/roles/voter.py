@@ -154,11 +154,23 @@ class Voter:
         if proposal.kind not in (Kind.ADMISSION, Kind.CHANGE):
             return f"{WORDS[proposal.kind]} {proposal.subject}"
         record = self._application(proposal)
-        end = time.strftime("%Y-%m-%d", time.gmtime(record.valid_to))
-        text = f"{record.role.name.lower()} with recipient key {record.recipient_key.hex()[:16]}…, valid to {end}"
         if proposal.kind is Kind.ADMISSION:
-            return f"admit {proposal.subject} as {text}"
-        return f"change the record of {proposal.subject} to account {record.account}, {text}"
+            return f"admit {proposal.subject} as {record.role.name.lower()}"
+        return f"change the record of {proposal.subject} to account {record.account}"
+
+    def particulars(self, proposal: Proposal) -> dict[str, str]:
+        """The whole record that an admission or a change would write: what people compare; nothing of it is cut."""
+        if proposal.kind not in (Kind.ADMISSION, Kind.CHANGE):
+            return {}
+        record = self._application(proposal)
+        return {
+            "account": record.account,
+            "role": record.role.name.lower(),
+            "recipient_key": record.recipient_key.hex(),
+            "certificate_digest": record.certificate_digest.hex(),
+            "valid_from": day(record.valid_from),
+            "valid_to": day(record.valid_to),
+        }
 
     def give(self, proposal: Proposal, amount_wei: int) -> None:
         """Send a newcomer that was just admitted its first money for gas, once."""
@@ -200,3 +212,8 @@ class Voter:
         if not own:
             raise LedgerError("expected the new proposal on the ledger: look at it with `network vote`")
         return own[-1]
+
+
+def day(seconds: int) -> str:
+    """Unix seconds as a person reads them; what lies beyond the calendar as its last day."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(seconds, 253402300799)))
