@@ -8,7 +8,7 @@ import numpy as np
 
 from consilia.cli.report import report as r
 from consilia.cli.report import results as rs
-from consilia.cli.report.roles import sights_of_transparent_training
+from consilia.cli.report.roles import sights_of_a_run
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 SCANNERS = (
@@ -59,7 +59,7 @@ def sample_report(*, images: int = 2) -> r.Report:
         rewards=_rewards(),
         data=_data(),
         store=store,
-        roles=sights_of_transparent_training(store),
+        roles=sights_of_a_run(store, consulted=False),
         examples=tuple(_example(index) for index in range(images)),
         audit=r.Audit(
             command="consilia audit verify --home demo-home", exit_code=0, models_rederived=6, seconds=5.2
@@ -146,7 +146,13 @@ def _ledger() -> r.Ledger:
         transactions=71,
         gas_used=9_412_377,
         reorgs=2,
-        contracts=r.Contracts(registry=_address(11), training=_address(12), escrow=_address(13)),
+        contracts=r.Contracts(
+            registry=_address(11),
+            training=_address(12),
+            escrow=_address(13),
+            exchange=_address(14),
+            diagnosis=_address(15),
+        ),
         confirmations=3,
     )
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from consilia.cli.report import report as r
 from consilia.cli.report import results as rs
-from consilia.cli.report.roles import sights_of_transparent_training
+from consilia.cli.report.roles import sights_of_a_run
 from consilia.errors import InputError
 from tests.cli.sample_report import HOSPITALS, sample_report
 
@@ -123,10 +123,18 @@ def test_pixels_that_are_no_slice_are_refused(pixels: np.ndarray) -> None:
         r.png_base64(pixels)
 
 
-def test_the_roles_admit_an_object_that_is_not_sealed() -> None:
-    def store_row(envelopes: int) -> r.RoleSight:
-        sights = sights_of_transparent_training(r.StoreSight(objects=9, envelopes=envelopes, bytes=1))
-        return next(sight for sight in sights if sight.role == "store")
+def row(role: str, envelopes: int = 9, consulted: bool = False) -> r.RoleSight:
+    sights = sights_of_a_run(r.StoreSight(objects=9, envelopes=envelopes, bytes=1), consulted)
+    return next(sight for sight in sights if sight.role == role)
 
-    assert not any("not sealed" in text.en for text in store_row(9).could_not_see)
-    assert any("not sealed" in text.en for text in store_row(8).could_not_see)
+
+def test_the_roles_admit_an_object_that_is_not_sealed() -> None:
+    assert not any("not sealed" in text.en for text in row("store").could_not_see)
+    assert any("not sealed" in text.en for text in row("store", envelopes=8).could_not_see)
+
+
+def test_the_roles_admit_that_a_server_sees_the_images_of_a_query() -> None:
+    assert not any("second opinion" in text.en for text in row("server").could_see)
+    asked = row("server", consulted=True)
+    assert any("second opinion" in text.en for text in asked.could_see)
+    assert any("which image" in text.en for text in asked.could_not_see)

@@ -210,7 +210,7 @@ def test_two_demos_in_one_home_are_one_too_many(tmp_path: Path, discs: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--detector", "yolo"], "--detector"),
+        (["--detector", "no-such"], "model.detector: expected one of"),
         (["--hospitals", "1"], "--hospitals"),
         (["--data", "/nowhere"], "--data"),
     ],

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from consilia.ledger.events import Claimed
-from tests.consortium import REWARD_WEI, SHAPES, Consortium, read_weights
+from consilia.protocols.task_spec import parse_toml
+from tests.consortium import REWARD_WEI, SHAPES, Consortium, consortium, read_weights, spec_toml
 
 
 def test_four_hospitals_train_and_are_paid(four: Consortium) -> None:
@@ -44,3 +48,13 @@ def test_the_same_spec_again_is_the_same_task(three: Consortium) -> None:
     three.server = three.new_server()
     again = three.start_server().result()
     assert [again.task_id] == [task.task_id] == list(three.tasks())
+
+
+def test_the_same_hospitals_in_a_new_consortium_train_by_the_same_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, seeds = parse_toml(spec_toml(2)), []
+    for name in ("one", "other"):
+        with consortium(tmp_path / name, monkeypatch, 2) as made:  # with accounts of its own
+            seeds.append([hospital._seed(spec) for hospital in made.hospitals])
+    assert seeds[0] == seeds[1] and len(set(seeds[0])) == 2

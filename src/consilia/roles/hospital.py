@@ -287,14 +287,25 @@ class Hospital(Party):
 
     def _trainer(self, task: TaskLog, spec: TaskSpec) -> LocalTrainer:
         if task.task_id not in self._trainers:
-            seed = Digest.of(spec.model.seed.to_bytes(8, "big") + bytes.fromhex(self.address[2:]))
-            trainer = self._new_trainer(spec, int.from_bytes(seed[:4], "big"))
+            trainer = self._new_trainer(spec, self._seed(spec))
             if trainer.num_examples < spec.data.minimum_images:
                 raise PolicyError(
                     f"the task wants {spec.data.minimum_images} images or more, there are {trainer.num_examples}"
                 )
             self._trainers[task.task_id] = trainer
         return self._trainers[task.task_id]
+
+    def _seed(self, spec: TaskSpec) -> int:
+        """Follows from the spec's seed and this hospital's place among the members.
+
+        Its account would do to tell hospitals apart, but a consortium that is made anew has new ones, and the same
+        training would not run twice.
+        """
+        accounts = [member.account for member in self.ledger.members()]
+        place = accounts.index(self.address)
+        return int.from_bytes(
+            Digest.of(spec.model.seed.to_bytes(8, "big") + place.to_bytes(4, "big"))[:4], "big"
+        )
 
 
 def _stamp(path: Path) -> str:

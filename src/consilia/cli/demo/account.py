@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consilia.cli.demo.data import Shares
+from consilia.cli.demo.layout import CONFIRMATIONS
 from consilia.cli.demo.plan import Plan
 from consilia.cli.demo.processes import Step
 from consilia.cli.demo.workers import two_workers
@@ -36,7 +37,7 @@ from consilia.cli.report.report import (
     Update,
 )
 from consilia.cli.report.results import Differences, Interval, LocalScore, Results, Score
-from consilia.cli.report.roles import sights_of_transparent_training
+from consilia.cli.report.roles import sights_of_a_run
 from consilia.cli.report.terminal import print_summary
 from consilia.detection.evaluation import Spread
 from consilia.detection.froc import HIT_IOU
@@ -44,7 +45,7 @@ from consilia.protocols.training import RoundReport
 from consilia.roles.audit import AuditResult, audit
 from consilia.roles.ledger_view import names_of
 from consilia.roles.task_log import TaskLog
-from consilia.settings import CONFIRMATIONS, DataSection
+from consilia.settings import DataSection
 from consilia.store.directory import DirectoryStore
 from consilia.values import Address
 
@@ -197,7 +198,7 @@ def _report(
         rewards=tuple(_rewards(task, audited, names)),
         data=shares.reported,
         store=sight,
-        roles=sights_of_transparent_training(sight),
+        roles=sights_of_a_run(sight, consulted=course.consultation is not None),
         examples=scored.examples,
         audit=Audit(
             command=f"consilia audit verify --home {home}",
@@ -286,9 +287,13 @@ def _ledger(audited: AuditResult, reorgs: int, names: dict[Address, str]) -> Led
         gas_used=chain.gas_used,
         reorgs=reorgs,
         contracts=Contracts(
-            registry=deployment.registry, training=deployment.training, escrow=deployment.escrow
+            registry=deployment.registry,
+            training=deployment.training,
+            escrow=deployment.escrow,
+            exchange=deployment.exchange,
+            diagnosis=deployment.diagnosis,
         ),
-        confirmations=CONFIRMATIONS["embedded"],
+        confirmations=CONFIRMATIONS,
     )
 
 

@@ -95,6 +95,8 @@ class Contracts(Part):
     registry: str
     training: str
     escrow: str
+    exchange: str
+    diagnosis: str
 
 
 class Ledger(Part):

@@ -1,4 +1,4 @@
-"""What each role can and cannot see when a task runs in the transparent mode (docs/protocols/training.md)."""
+"""What each role can and cannot see in a run: a task in the transparent mode, and a second opinion (docs/protocols)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,24 @@ def _text(en: str, zh: str) -> Text:
     return Text(en=en, zh=zh)
 
 
-def sights_of_transparent_training(store: StoreSight) -> tuple[RoleSight, ...]:
-    """The table of roles for a run whose store ended up as `store`, which was looked at object by object."""
+_OF_A_QUERY = (
+    _text(
+        "the images of a second opinion, and afterwards the diagnoses of those that were audits",
+        "第二意见查询中的全部影像，以及事后公开的审计影像的诊断",
+    ),
+)
+_HIDDEN_IN_A_QUERY = (
+    _text("which image of a second opinion is the real case", "第二意见查询中哪一张是真实病例"),
+)
+
+
+def sights_of_a_run(store: StoreSight, consulted: bool) -> tuple[RoleSight, ...]:
+    """The table of roles.
+
+    Args:
+        store: as the run left it, looked at object by object.
+        consulted: a hospital asked for a second opinion.
+    """
     sealed = store.envelopes == store.objects
     return (
         RoleSight(
@@ -33,10 +49,12 @@ def sights_of_transparent_training(store: StoreSight) -> tuple[RoleSight, ...]:
                     "每家医院的更新（透明模式）：更新可能泄露训练影像的痕迹",
                 ),
                 _text("how many examples each hospital trained on", "每家医院参与训练的样本数"),
+                *(_OF_A_QUERY if consulted else ()),
             ),
             could_not_see=(
                 _text("any training image or box", "任何训练影像和标注框"),
                 _text("any hospital's long-term secret key", "任何医院的长期私钥"),
+                *(_HIDDEN_IN_A_QUERY if consulted else ()),
             ),
         ),
         RoleSight(
