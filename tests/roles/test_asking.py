@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from dataclasses import replace
 
@@ -10,14 +11,17 @@ import pytest
 from PIL import Image
 
 from consilia.cli.report.consulted import certificate_of, consultation_report
-from consilia.errors import ArchiveError, InputError
+from consilia.errors import ArchiveError, HomeError, InputError
 from consilia.imaging.cases import LabelledImage
+from consilia.imaging.readers import read_dataset
 from consilia.protocols.assurance import STANDARD, Standing
 from consilia.protocols.code_book import CodeBook, FindingCode
 from consilia.protocols.diagnosis import ImageRole, QueryImage
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.asking import Prepared, ask, prepare_query, read_study
+from consilia.roles.asking import Prepared, ask, prepare_query, read_study, window_of
 from consilia.roles.state import State
+from consilia.values import Digest
+from tests.cli.test_consult_command import write_slices
 from tests.consortium import spec_toml
 from tests.roles.asking import LESION, MODEL, Clinic, Seer, wrong_half
 from tests.roles.asking import case as images_of
@@ -181,3 +185,51 @@ def test_a_case_is_asked_of_one_offer_ever(three):
     with pytest.raises(InputError, match="asked once ever"):
         ask(clinic.hospital, replace(offer, offer_id=offer.offer_id + 1), prepared, STANDARD)
     assert len(clinic.hospital.log().queries) == 1
+
+
+@pytest.fixture
+def ct_archive(tmp_path):
+    """Head slices in DICOM, one a patient, every other with a lesion: enough for three queries."""
+    return list(read_dataset(write_slices(tmp_path / "ct", range(99))).images)
+
+
+def of_model(image_size, center_hu):
+    data = SPEC.data.model_copy(update={"window_center_hu": center_hu, "window_width_hu": 80.0})
+    model = SPEC.model.model_copy(update={"image_size": image_size})
+    return SPEC.model_copy(update={"data": data, "model": model})
+
+
+@pytest.mark.parametrize(("image_size", "center_hu"), [(96, 40.0), (64, 45.0)], ids=["size", "window"])
+def test_an_image_that_another_model_sees_otherwise_is_the_same_image(
+    ct_archive, state, image_size, center_hu
+):
+    """Not one canonical pixel needs to be the same; a server that sees both queries sees one patient in both."""
+    case, other, *archive = ct_archive
+    first = prepare_query([[case]], archive, of_model(64, 40.0), STANDARD, state)
+    later = of_model(image_size, center_hu)
+    case, other, *archive = (replace(image, window=window_of(later)) for image in ct_archive)
+    assert prepare_query([[case]], archive, later, STANDARD, state).name == first.name
+    second = prepare_query([[other]], archive, later, STANDARD, state)
+    assert not {image.name for image in first.images} & {image.name for image in second.images}
+    shown = next(image for image in archive if image.image_id == first.images[-1].name)
+    spent = {image.name for image in (*first.images, *second.images)}
+    fresh = [next(image for image in archive if image.image_id not in spent)]
+    for before in ([case], [shown]):  # the real one in a batch, and a cover that falls ill
+        with pytest.raises(HomeError, match="in another one"):
+            prepare_query([before, fresh], archive, later, STANDARD, state)
+
+
+def test_a_home_that_knew_canonical_pixels_alone_goes_on(case, archive, state, tmp_path):
+    """The query that it began stays that query, and what it spent stays spent."""
+    first = prepare_query([[case]], archive, SPEC, STANDARD, state)
+    state.close()
+    with sqlite3.connect(tmp_path / "state.sqlite") as file:
+        file.execute("DROP TABLE consulted_marks")
+        before = str(Digest.of(first.images[0].pixels))
+        renamed = (f"consult/drawn/{before}", f"consult/drawn/{first.name}")
+        file.execute("UPDATE facts SET name = ? WHERE name = ?", renamed)
+    state = State(tmp_path / "state.sqlite")
+    again = prepare_query([[case]], archive, SPEC, STANDARD, state)
+    assert (again.name, again.images) == (before, first.images)
+    with pytest.raises(ArchiveError, match="31 used before"):
+        prepare_query([[picture(tmp_path, "other", 998)]], archive, SPEC, STANDARD, state)

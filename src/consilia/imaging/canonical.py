@@ -1,6 +1,12 @@
-"""Canonical pixels: what of an image leaves for a diagnosis. One size, one depth, no header, no name."""
+"""Canonical pixels: what of an image leaves for a diagnosis. One size, one depth, no header, no name.
+
+What an image is known again by is not these: another model's size or window makes others of the same image.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +14,57 @@ from PIL import Image
 
 from consilia.errors import UnusableImageError
 from consilia.imaging.cases import LabelledImage
+from consilia.values import Digest
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalImage:
+    """An image as a model sees it, and what it is known again by whatever model sees it."""
+
+    pixels: NDArray[np.uint8]
+    """(image_size, image_size), grey."""
+    scale: float
+    """Canonical by original size."""
+    source: Digest
+    """Of the pixels in the file, before any window and size."""
+    marks: tuple[Digest, ...]
+    """`source`, and one of the SOPInstanceUID (0008,0018) where there is one."""
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical pixels."""
+        return Digest.of(self.pixels.tobytes())
+
+
+def read_source(image: LabelledImage) -> tuple[NDArray[Any], str]:
+    """What the file holds before any window and size: HU (H, W), or 8 bits, and its SOPInstanceUID or nothing.
+
+    Raises:
+        UnusableImageError: it changed since it was read.
+    """
+    from consilia.imaging.dicom import read_ct
+    from consilia.imaging.raster import read_raster
+
+    if image.window is None:
+        return read_raster(image.path), ""
+    slice_ = read_ct(image.path)
+    return slice_.hu, slice_.sop_instance_uid
+
+
+def read_canonical(image: LabelledImage, image_size: int) -> CanonicalImage:
+    """Read an image once for its canonical pixels and its marks.
+
+    Raises:
+        UnusableImageError: it changed since it was read.
+    """
+    stored, instance = read_source(image)
+    one_window = image.window is not None and not image.more_windows and image.neighbours is None
+    seen = image.window.to_uint8(stored) if one_window and image.window else image.pixels()
+    told = f"consilia/source/v1/{stored.dtype.str}/{'x'.join(map(str, stored.shape))}/"
+    source = Digest.of(told.encode() + stored.tobytes())
+    instance_mark = (Digest.of(f"consilia/instance/v1/{instance}".encode()),) if instance else ()
+    pixels, scale = _canonical(seen, image_size)
+    return CanonicalImage(pixels, scale, source, (source, *instance_mark))
 
 
 def fit(pixels: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
@@ -29,7 +86,10 @@ def canonical_pixels(image: LabelledImage, image_size: int) -> tuple[NDArray[np.
     Raises:
         UnusableImageError: it changed since it was read.
     """
-    pixels = image.pixels()
+    return _canonical(image.pixels(), image_size)
+
+
+def _canonical(pixels: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], float]:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UnusableImageError(f"expected uint8 pixels, got {pixels.dtype} of shape {pixels.shape}")
     if pixels.ndim == 3:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
 import numpy as np
-from numpy.typing import NDArray
 
 from consilia.errors import ArchiveError, InputError
-from consilia.imaging.canonical import canonical_pixels
+from consilia.imaging.canonical import CanonicalImage, read_canonical
 from consilia.imaging.cases import LabelledImage, WindowHU, patient_key, study_key, window_for
 from consilia.imaging.covers import draw, matched
 from consilia.imaging.separability import Separability, Verdict, separability
@@ -30,8 +29,6 @@ from consilia.roles.consultation import Consultation
 from consilia.roles.state import ConsultedImage, State
 from consilia.roles.task_log import TaskLog
 from consilia.values import Digest
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -137,52 +134,73 @@ def prepare_query(
     """
     size = spec.model.image_size
     real = [slices[0] for slices in cases]
-    pixels = {id(image): canonical_pixels(image, size)[0] for slices in cases for image in slices[:5]}
-    name = str(Digest.of(b"".join(sorted(pixels[id(image)].tobytes() for image in real))))
+    own = [[read_canonical(image, size) for image in slices[:5]] for slices in cases]
+    name = _name_of([seen[0] for seen in own], state)
     known = [image for image in archive if len(image.labels) <= MAX_FINDINGS]
     fitting, _ = matched(real, known, ())
-    canonical = {image.image_id: canonical_pixels(image, size) for image in fitting}
-    digests = {key: Digest.of(found.tobytes()) for key, (found, _) in canonical.items()}
+    seen = {image.image_id: read_canonical(image, size) for image in fitting}
     kept = state.fact(f"consult/drawn/{name}")
-    spent = state.consulted()
     if kept is None:
-        used = {key for key, digest in digests.items() if digest in spent}
+        used = _used(seen, [case[0] for case in own], state)
         drawn = draw(real, known, used, assurance.audits, assurance.covers, SystemRandom())
         chosen = [[image.image_id for image in part] for part in (drawn.audits, drawn.covers)]
     else:
         chosen = json.loads(kept)
-    own = [[pixels[id(image)] for image in slices[:5]] for slices in cases]
-    hiding = _check(own, fitting, canonical, len(real) + len(chosen[1]))
+    hiding = _check(own, fitting, seen, len(real) + len(chosen[1]))
     by_id = {image.image_id: image for image in fitting}
     if any(key not in by_id for part in chosen for key in part):
         raise ArchiveError(
             "images of the draw are gone from the archive; put them back, the case was drawn with them"
         )
     roles = [(ImageRole.AUDIT, key) for key in chosen[0]] + [(ImageRole.COVER, key) for key in chosen[1]]
+    earlier = {item.patient for item, query in state.consulted().values() if query != name}
     if kept is None:
-        claims = [
-            ConsultedImage(Digest.of(pixels[id(image)].tobytes()), image.patient, ImageRole.REAL.value)
-            for image in real
-        ]
-        claims += [ConsultedImage(digests[key], by_id[key].patient, role.value) for role, key in roles]
+        claims = [_spent(case[0], image, ImageRole.REAL) for case, image in zip(own, real, strict=True)]
+        claims += [_spent(seen[key], by_id[key], role) for role, key in roles]
         state.claim_images(name, claims)
         state.remember(f"consult/drawn/{name}", json.dumps(chosen))
     names = _names(real)
     images = [
-        QueryImage(case, ImageRole.REAL, pixels[id(image)].tobytes())
-        for case, image in zip(names, real, strict=True)
+        QueryImage(case, ImageRole.REAL, found[0].pixels.tobytes())
+        for case, found in zip(names, own, strict=True)
     ]
     for role, key in roles:
-        found, scale = canonical[key]
-        truth = truth_of(by_id[key], scale, spec, size) if role is ImageRole.AUDIT else None
-        images.append(QueryImage(key, role, found.tobytes(), truth))
+        found = seen[key]
+        truth = truth_of(by_id[key], found.scale, spec, size) if role is ImageRole.AUDIT else None
+        images.append(QueryImage(key, role, found.pixels.tobytes(), truth))
     sources = tuple(
-        (case, str(image.path.resolve()), size / max(image.width, image.height))
-        for case, image in zip(names, real, strict=True)
+        (case, str(image.path.resolve()), found[0].scale)
+        for case, image, found in zip(names, real, own, strict=True)
     )
-    earlier = {item.patient for item, query in spent.values() if query != name}
     again = tuple(case for case, image in zip(names, real, strict=True) if image.patient in earlier)
     return Prepared(tuple(images), hiding, sources, again, name)
+
+
+def _name_of(real: Sequence[CanonicalImage], state: State) -> str:
+    """The same for the same cases, whatever size and window a model asks for.
+
+    Homes of before named them by canonical pixels; what was begun there goes on.
+    """
+    before = str(Digest.of(b"".join(sorted(seen.pixels.tobytes() for seen in real))))
+    if state.fact(f"consult/drawn/{before}") is not None:
+        return before
+    return str(Digest.of(b"consilia/cases/v1" + b"".join(sorted(bytes(seen.source) for seen in real))))
+
+
+def _used(seen: Mapping[str, CanonicalImage], real: Sequence[CanonicalImage], state: State) -> set[str]:
+    """The images that were in a query before, or are the case, or a copy of another one, under whatever name."""
+    taken = state.spent_marks().union(*((case.digest, *case.marks) for case in real))
+    used = set()
+    for key, image in seen.items():
+        marks = {image.digest, *image.marks}
+        if marks & taken:
+            used.add(key)
+        taken |= marks
+    return used
+
+
+def _spent(seen: CanonicalImage, image: LabelledImage, role: ImageRole) -> ConsultedImage:
+    return ConsultedImage(seen.digest, image.patient, role.value, seen.marks)
 
 
 def _names(real: Sequence[LabelledImage]) -> list[str]:
@@ -197,14 +215,14 @@ def _names(real: Sequence[LabelledImage]) -> list[str]:
 
 
 def _check(
-    own: Sequence[Sequence[Pixels]],
+    own: Sequence[Sequence[CanonicalImage]],
     fitting: Sequence[LabelledImage],
-    canonical: dict[str, tuple[Pixels, float]],
+    seen: Mapping[str, CanonicalImage],
     hidden: int,
 ) -> tuple[Separability, ...]:
-    archive = [canonical[image.image_id][0] for image in fitting]
+    archive = [seen[image.image_id].pixels for image in fitting]
     patients = [image.patient for image in fitting]
-    found = tuple(separability(pixels, archive, patients, hidden) for pixels in own)
+    found = tuple(separability([image.pixels for image in case], archive, patients, hidden) for case in own)
     worst = max(found, key=lambda item: item.guess)
     if any(item.verdict is Verdict.REFUSE for item in found):
         raise ArchiveError(

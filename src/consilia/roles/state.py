@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS artifacts (
     secret BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS consulted (
     image BLOB PRIMARY KEY, patient TEXT NOT NULL, role TEXT NOT NULL, query TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS consulted_marks (mark BLOB PRIMARY KEY, query TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS drafts (name TEXT PRIMARY KEY, rho BLOB NOT NULL, upload BLOB NOT NULL);
 """
 
@@ -46,6 +47,8 @@ class ConsultedImage:
     patient: str
     role: str
     """`real`, `audit` or `cover`."""
+    marks: tuple[Digest, ...] = ()
+    """Of its pixels before a model's window and size, and of its identity: another model's view is the same image."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,14 @@ class State:
             for image, patient, role, query in rows
         }
 
+    def spent_marks(self) -> set[Digest]:
+        """All that images which were ever in a query are known again by."""
+        with self._lock:
+            rows = self._sql.execute(
+                "SELECT image FROM consulted UNION SELECT mark FROM consulted_marks"
+            ).fetchall()
+        return {Digest(mark) for (mark,) in rows}
+
     def claim_images(self, query: str, images: Sequence[ConsultedImage]) -> None:
         """Spend images for a query, all or none: on disk when this returns, and so before anybody sees them.
 
@@ -169,9 +180,11 @@ class State:
             HomeError: one was in a query before, perhaps of another process a moment ago.
         """
         rows = [(bytes(item.image), item.patient, item.role, query) for item in images]
+        marks = [(bytes(mark), query) for item in images for mark in item.marks]
         try:
             with self._transaction() as sql:
                 sql.executemany("INSERT INTO consulted VALUES (?, ?, ?, ?)", rows)
+                sql.executemany("INSERT INTO consulted_marks VALUES (?, ?)", marks)
         except sqlite3.IntegrityError as error:
             raise HomeError(
                 "an image of this query was in another one: what is used twice shows which one is real"
