@@ -89,6 +89,11 @@ class NodeSection(_Section):
     beyond_this_machine: bool = False
     """Needed for a host or peers other than loopback; the risks are in docs/ledger.md, "Beyond one machine"."""
 
+    @property
+    def url(self) -> str:
+        """Where other nodes reach this one."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
 
 CONFIRMATIONS = {
     # Two blocks come on top of a transaction at once (the nodes' burial_blocks), and no two nodes of one machine
@@ -103,15 +108,16 @@ CONFIRMATIONS = {
 """How deep a block must lie before money or secrets follow it, by kind of engine."""
 
 
+Confirmations = Literal["embedded", "finality", "proof-of-work"] | Annotated[int, Field(ge=1, le=1000)]
+"""A kind of engine (see CONFIRMATIONS), or a number of blocks with the event's own counted."""
+
+
 class LedgerSection(_Section):
     """Where the ledger answers, and when what it tells is true."""
 
     url: str
     deployment: Path
-    confirmations: Literal["embedded", "finality", "proof-of-work"] | Annotated[int, Field(ge=1, le=1000)] = (
-        "embedded"
-    )
-    """A kind of engine (see CONFIRMATIONS), or a number of blocks with the event's own counted."""
+    confirmations: Confirmations = "embedded"
     witnesses: tuple[str, ...] = ()
     """Nodes of other members. Where there are some, only what more than half of all nodes tell is true."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from consilia.ledger.rpc import Rpc
+from consilia.settings import load_party
 from tests.consortium import make_member
 
 pytestmark = pytest.mark.network
@@ -29,6 +30,8 @@ def test_a_consortium_on_another_evm(anvil: str, tmp_path: Path) -> None:
     server, hospital = tmp_path / "server", tmp_path / "hospital"
     members = {home: make_member(home, home.name) for home in (server, hospital)}
     create = ["create", "--home", server, "--role", "server", "--engine", "rpc", "--url", anvil, *store]
+    create += ["--confirmations", "2"]
+    Rpc(anvil).call("anvil_mine", "0x2")
     assert "insufficient funds" in network(*create, code=1).lower()  # the founder's account is new
     for member in members.values():
         Rpc(anvil).call("anvil_setBalance", member.account.address, hex(10**18))
@@ -37,6 +40,9 @@ def test_a_consortium_on_another_evm(anvil: str, tmp_path: Path) -> None:
     invite = tmp_path / "invite.json"
     network("invite", "--home", server, "--to", invite)
     request = network("join", invite, "--home", hospital, "--data", tmp_path)[0]["request"]
+    depths = [load_party(home).ledger.confirmations for home in (server, hospital)]
+    assert depths == [2, 2], "what the founder said of its network holds for who joins by its invite"
+    Rpc(anvil).call("evm_setIntervalMining", 1)
     said = network("vote", "--home", server, "--request", request)
     assert [line["step"] for line in said] == ["voted", "decided"]
     listed = network("members", "--home", hospital)
@@ -57,11 +63,16 @@ def test_options_that_do_not_fit_are_usage_errors(tmp_path: Path) -> None:
     common = ["--home", tmp_path / "home", "--store", tmp_path / "store"]
     for options, message in (
         (["--engine", "rpc", "--role", "server"], "--url goes with --engine rpc"),
+        (
+            ["--engine", "rpc", "--url", "http://127.0.0.1:1", "--role", "server"],
+            "--confirmations: expected finality",
+        ),
         (["--role", "server"], "the first founder of an embedded chain is a hospital"),
         (["--role", "king"], "expected hospital, server or auditor"),
         ([], "--data FOLDER"),
     ):
         assert message in network("create", *common, *options, code=2)
+    assert "NODIR" in network("create", *common, "--data", tmp_path / "NODIR", code=2)
     assert not (tmp_path / "home").exists()
     assert "--yes" in network("leave", "--home", tmp_path, code=2)
     assert "INVITE" in network("join", "--home", tmp_path / "home", code=2)

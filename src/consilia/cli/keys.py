@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +34,10 @@ def _group() -> None:
 @app.command()
 def new(home: Path = _HOME, output: Format = _FORMAT) -> None:
     """Make what is missing of account (it signs) and identity (it opens envelopes). Nothing is overwritten."""
-    from consilia.roles.keys import make_keys, show_keys
+    from consilia.roles.keys import make_keys, new_password, show_keys
 
     settings = _settings(home)
-    make_keys(settings.keys, _new_password(settings))
+    make_keys(settings.keys, new_password(settings.keys))
     made = show_keys(settings.keys)
     _say(settings, output)(
         "keys made", address=made.address, recipient=made.recipient.hex(), **_places(settings)
@@ -97,10 +95,11 @@ def restore(
 ) -> None:
     """Put a backup into a home that has no keys yet. Never let two homes with the same account run at once."""
     from consilia.roles.backup import read_backup, restore_backup
+    from consilia.roles.keys import new_password
 
     settings = _settings(home)
     found = read_backup(source, _backup_password(backup_password_file, fresh=False))
-    restore_backup(home, settings.keys, found, _new_password(settings))
+    restore_backup(home, settings.keys, found, new_password(settings.keys))
     _say(settings, output)(
         "restored",
         backup_of=found.name,
@@ -151,25 +150,11 @@ def _places(settings: KeySettings) -> dict[str, str]:
     return {"signer": settings.keys.signer, "opener": settings.keys.opener}
 
 
-def _new_password(settings: KeySettings) -> str:
-    """The password for new key files; a person types it twice."""
-    if "file" not in (settings.keys.signer, settings.keys.opener):
-        return ""
-    password = settings.keys.password()
-    if settings.keys.password_is_typed:
-        _type_again(password)
-    return password
-
-
 def _backup_password(file: Path | None, *, fresh: bool) -> str:
+    from consilia.roles.keys import type_again
     from consilia.settings import BACKUP_PASSWORD_VARIABLE, password_is_typed, read_password
 
     password = read_password("password of the backup", BACKUP_PASSWORD_VARIABLE, file)
     if fresh and password_is_typed(BACKUP_PASSWORD_VARIABLE, file):
-        _type_again(password)
+        type_again(password)
     return password
-
-
-def _type_again(password: str) -> None:
-    if not password or (sys.stdin.isatty() and getpass.getpass("again: ") != password):
-        raise SettingsError("the two passwords differ, or are empty; nothing was written")

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from consilia.cli.founding import FORMAT, create
+from consilia.cli.joining import invite, join
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
     from consilia.ledger.views import Member
-    from consilia.roles.founding import Plan
     from consilia.roles.voter import Outcome, Voter
-    from consilia.settings import StoreSection
 
 app = typer.Typer(help="Found a consortium, join one, and decide who belongs to it.", no_args_is_help=True)
 
 HOME = typer.Option(..., help="The member's own home.")
-FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
 GIFT_WEI = 10**18
 """What a newcomer to an embedded chain gets for its first gas: a thousand tasks' worth of play money."""
-
-
-class EngineName(StrEnum):
-    """Which ledger a new consortium stands on."""
-
-    EMBEDDED = "embedded"
-    RPC = "rpc"
 
 
 @app.callback()
@@ -37,131 +28,8 @@ def _group() -> None:
     """Found a consortium, join one, and decide who belongs to it."""
 
 
-@app.command()
-def create(
-    home: Path = HOME,
-    name: str = typer.Option("", help="The founder's name; default: the name of its home."),
-    role: str = typer.Option("hospital", help="The founder's own role: hospital, server or auditor."),
-    engine: EngineName = typer.Option(EngineName.EMBEDDED, help="embedded, or rpc for any EVM network."),
-    url: str = typer.Option("", help="With --engine rpc: the network's JSON-RPC address."),
-    store: Path = typer.Option(
-        ...,
-        help="The folder of sealed artifacts that all members reach, or a TOML file with a section store.",
-    ),
-    data: Path | None = typer.Option(None, help="A hospital's images."),
-    certificate: Path | None = typer.Option(None, exists=True, help="The founder's legal certificate."),
-    days: int = typer.Option(365, min=1, help="How long its record is valid."),
-    port: int = typer.Option(0, min=0, max=65535, help="Its node's port; 0 takes a free one."),
-    founder: list[Path] = typer.Option([], help="Another founder's join-request.json; may be repeated."),
-    prepare: bool = typer.Option(
-        False, help="Only write founding-invite.json, with which the other founders sign first."
-    ),
-    output: Format = FORMAT,
-) -> None:
-    """Found a consortium: genesis, founders, contracts. Run again after an interruption, it goes on."""
-    from consilia.roles import founding
-    from consilia.roles.home import free_ports, make_member
-    from consilia.roles.membership import JoinRequest, new_record
-    from consilia.values import Role
-
-    home, say = home.resolve(), Output("network", output)
-    _check_founder_options(role, engine, url, data)
-    home.mkdir(parents=True, exist_ok=True)
-    keys = make_member(home, name or home.name)
-    plan = founding.settle_plan(home, keys, engine.value, url, _store(store), port or free_ports(1)[0])
-    invite = founding.founding_invite(plan, keys)
-    if prepare:
-        invite.save(home / "founding-invite.json")
-        say("founding prepared", invite="founding-invite.json", fingerprint=invite.fingerprint)
-        return
-    content = certificate.read_bytes() if certificate else b""
-    record = founding.own_founder_record(new_record(keys, Role[role.upper()], content, days), plan)
-    others = [JoinRequest.load(path) for path in founder]
-    _write_founder_settings(
-        home, keys.name, role, data, plan, tuple(other.node for other in others if other.node)
-    )
-    requests = [founding.founder_request(keys, record, invite), *others]
-    founders = [founding.checked_founder(request, plan, keys) for request in requests]
-    say("founders checked", founders=[request.name for request in requests])
-    deployment = founding.found(home, plan, keys, founders)
-    founding.write_network(home, plan.store, embedded=plan.engine == "embedded")
-    say(
-        "consortium founded",
-        engine=plan.engine,
-        chain_id=plan.chain_id,
-        registry=deployment.registry,
-        training=deployment.training,
-        block=deployment.block,
-    )
-
-
-@app.command()
-def invite(
-    home: Path = HOME,
-    to: Path = typer.Option(Path("invite.json"), help="Where to write the invite."),
-    role: str = typer.Option("hospital", help="The role that is offered."),
-    output: Format = FORMAT,
-) -> None:
-    """Write the one file with which somebody can join. It gives no right by itself: the members vote."""
-    from consilia.roles.joining import make_invite
-
-    made = make_invite(home.resolve(), role)
-    made.save(to)
-    Output("network", output)(
-        "invite written", file=str(to), fingerprint=made.fingerprint, members=len(made.verifiers)
-    )
-
-
-@app.command()
-def join(
-    invite_file: Path | None = typer.Argument(None, metavar="INVITE", help="The invite that a member sent."),
-    home: Path = typer.Option(..., help="The newcomer's home; it is made where it is missing."),
-    name: str = typer.Option("", help="Its name; default: the name of its home."),
-    role: str = typer.Option("", help="Its role; default: what the invite offers."),
-    data: Path | None = typer.Option(None, help="A hospital's images."),
-    certificate: Path | None = typer.Option(None, exists=True, help="Its legal certificate."),
-    days: int = typer.Option(0, min=0, help="How long its record is valid; 365 for a newcomer."),
-    port: int = typer.Option(0, min=0, max=65535, help="Its node's port; 0 takes a free one."),
-    store: Path | None = typer.Option(
-        None, help="Where it reaches the store; default: what the invite says."
-    ),
-    change: bool = typer.Option(False, help="A member asks for another record instead."),
-    new_account: bool = typer.Option(False, help="With --change: a new ledger account."),
-    output: Format = FORMAT,
-) -> None:
-    """Make keys, settings and a signed join request from an invite; or, with --change, ask for a new record."""
-    from consilia.errors import InputError
-    from consilia.roles import joining
-    from consilia.roles.membership import Invite
-
-    say, home = Output("network", output), home.resolve()
-    content = certificate.read_bytes() if certificate else b""
-    if change:
-        request = joining.change(home, new_account=new_account, certificate=content, days=days)
-        say("change requested", request=str(home / joining.CHANGE_FILE), account=request.account)
-        return
-    if invite_file is None:
-        raise InputError("expected INVITE, the file that a member wrote with `consilia network invite`")
-    invitation = Invite.load(invite_file)
-    request = joining.join(
-        invitation,
-        home,
-        name=name or home.name,
-        role=role,
-        data=data,
-        certificate=content,
-        days=days or 365,
-        port=port,
-        store=_store(store) if store else None,
-    )
-    say(
-        "ready to join",
-        request=str(home / joining.REQUEST_FILE),
-        account=request.account,
-        invite_fingerprint=invitation.fingerprint,
-    )
-    if output is Format.TEXT:
-        say("next", send="the request to a member, who runs `consilia network vote --request`")
+for command in (create, invite, join):
+    app.command()(command)
 
 
 @app.command()
@@ -223,7 +91,7 @@ def vote(
         say(
             "its node",
             address=node,
-            hint="add it to peers of [node] in consilia.toml, to tell it blocks at once",
+            hint="in consilia.toml add it to witnesses of [ledger] and to peers of [node]",
         )
     _give_gift(voter, outcome, gift_wei, say)
 
@@ -269,45 +137,6 @@ def show(home: Path = HOME, output: Format = FORMAT) -> None:
         suspends_at_once=f"more than {emergency_percent} %, at least 2",
         open_proposals=len(voter.open_proposals()),
     )
-
-
-def _store(place: Path) -> StoreSection:
-    from consilia.settings import StoreSection, load_store
-
-    return load_store(place) if place.suffix == ".toml" else StoreSection(path=place.resolve())
-
-
-def _check_founder_options(role: str, engine: EngineName, url: str, data: Path | None) -> None:
-    from consilia.errors import InputError
-
-    if role not in ("hospital", "server", "auditor"):
-        raise InputError(f"--role: expected hospital, server or auditor, got {role!r}")
-    if role == "hospital" and data is None:
-        raise InputError("a hospital founds with --data FOLDER: the images that it trains on")
-    if engine is EngineName.EMBEDDED and role != "hospital":
-        raise InputError("the first founder of an embedded chain is a hospital: its node mines the contracts")
-    if (engine is EngineName.RPC) != bool(url):
-        raise InputError("--url goes with --engine rpc: the network's JSON-RPC address")
-
-
-def _write_founder_settings(
-    home: Path, name: str, role: str, data: Path | None, plan: Plan, peers: tuple[str, ...]
-) -> None:
-    from consilia.roles.home import Seat
-    from consilia.settings import SETTINGS_FILE
-
-    if (home / SETTINGS_FILE).exists():
-        return
-    seat = Seat(
-        name=name,
-        url=plan.url,
-        store=plan.store,
-        data=data.resolve() if data is not None and role == "hospital" else None,
-        port=plan.port if plan.engine == "embedded" else None,
-        confirmations="embedded" if plan.engine == "embedded" else "finality",
-        peers=peers,
-    )
-    (home / SETTINGS_FILE).write_text(seat.toml())
 
 
 def _account(text: str) -> str:

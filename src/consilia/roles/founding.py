@@ -30,7 +30,14 @@ from consilia.roles.membership import (
     signed_request,
 )
 from consilia.roles.node import NodeProcess
-from consilia.settings import SETTINGS_FILE, HospitalSettings, Network, StoreSection, load
+from consilia.settings import (
+    SETTINGS_FILE,
+    Confirmations,
+    HospitalSettings,
+    Network,
+    StoreSection,
+    load,
+)
 from consilia.values import Address, Role
 
 PLAN_FILE = "founding.json"
@@ -49,12 +56,22 @@ class Plan(File):
     store: StoreSection
     port: int
     created_at: int
+    confirmations: Confirmations
 
 
 def settle_plan(
-    home: Path, keys: MemberKeys, engine: Engine, url: str, store: StoreSection, port: int
+    home: Path,
+    keys: MemberKeys,
+    engine: Engine,
+    url: str,
+    store: StoreSection,
+    port: int,
+    confirmations: Confirmations,
 ) -> Plan:
     """The plan of a home; a new one if there is none yet.
+
+    Args:
+        confirmations: how deep all members take a block for true; the invites carry it.
 
     Raises:
         InputError: the home has a plan for another engine or ledger.
@@ -63,10 +80,11 @@ def settle_plan(
     file = home / PLAN_FILE
     if file.exists():
         kept = Plan.load(file)
-        if kept.engine != engine or (engine == "rpc" and kept.url != url):
+        elsewhere = kept.engine != engine or (engine == "rpc" and kept.url != url)
+        if elsewhere or kept.confirmations != confirmations:
             raise InputError(
-                f"{PLAN_FILE} of this home says engine {kept.engine} at {kept.url}: "
-                "give the same options to go on, or choose another --home"
+                f"{PLAN_FILE} of this home says engine {kept.engine} at {kept.url}, confirmations "
+                f"{kept.confirmations}: give the same options to go on, or choose another --home"
             )
         return kept
     deployer = str(keys.account.address)
@@ -85,6 +103,7 @@ def settle_plan(
         store=shared_store(store),
         port=port,
         created_at=int(time.time()),
+        confirmations=confirmations,
     )
     plan.save(file)
     return plan
@@ -100,6 +119,7 @@ def founding_invite(plan: Plan, keys: MemberKeys) -> Invite:
         url="" if plan.engine == "embedded" else plan.url,
         peers=(plan.url,) if plan.engine == "embedded" else (),
         store=plan.store,
+        confirmations=plan.confirmations,
         role="hospital",
         inviter=str(keys.account.address),
         verifiers=(keys.identity.recipient.hex(),),

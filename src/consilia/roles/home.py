@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from consilia.crypto.custody import Opener, Signer
 from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
-from consilia.roles.keys import make_missing, open_keys
-from consilia.settings import SETTINGS_FILE, KeySettings, KeysSection, StoreSection, load
+from consilia.crypto.private_files import make_private_directory
+from consilia.errors import InputError
+from consilia.roles.keys import make_missing, new_password, open_keys
+from consilia.settings import (
+    PASSWORD_VARIABLE,
+    SETTINGS_FILE,
+    Confirmations,
+    KeySettings,
+    KeysSection,
+    StoreSection,
+    load,
+    without_file,
+)
+
+PASSWORD_FILE = Path("keys/password")
 
 
 @dataclass(frozen=True)
@@ -20,48 +37,87 @@ class MemberKeys:
     name: str
     account: Signer
     identity: Opener
+    password_file: Path | None = PASSWORD_FILE
+    """What its settings are to say of the password; None: it comes from the environment, or a person types it."""
 
 
-def make_member(home: Path, name: str) -> MemberKeys:
-    """Give a member its keys under a random password, all in files that only their owner reads.
+def make_member(
+    home: Path, name: str, password_file: Path | None = None, *, typed: bool = False
+) -> MemberKeys:
+    """Give a member its keys; those that are there already stay.
 
-    Those that are there already stay; a password file may be put there before. So may settings: where they name a
-    token, the keys are made in that.
+    Settings that are there already say where the keys are, and whence the password. Otherwise the keys are files in
+    the folder `keys`, and the password is that of CONSILIA_PASSWORD or of `password_file`; else that of
+    `keys/password`; else, if `typed`, of a person at a terminal; else it is drawn, and written to `keys/password`.
+
+    Raises:
+        SettingsError: the password is empty, or others than its owner may read its file.
+        KeyFileError: keys that are there are under another password.
     """
+    if (home / SETTINGS_FILE).exists():
+        section = load(KeySettings, home).keys
+        if password_file is not None and password_file.resolve() != section.password_file:
+            raise InputError(
+                f"--password-file {password_file}: {SETTINGS_FILE} of this home says where the password is from, "
+                f"{section.password_file or 'the environment or a person'}; change it there"
+            )
+    else:
+        section = _section(home, password_file, typed=typed)
+    if section.uses_token:
+        made = _file_is_missing(section)
+        make_missing(section, new_password(section) if made else "")
+        opened = open_keys(section)
+        return MemberKeys(name, opened.signer, opened.opener, section.password_file)
+    password = new_password(section) if _file_is_missing(section) else section.password()
+    make_private_directory(section.account.parent)
+    make_private_directory(section.identity.parent)
+    account, identity = _account(section.account, password), _identity(section.identity, password)
+    own = section.password_file == home.resolve() / PASSWORD_FILE
+    return MemberKeys(name, account, identity, PASSWORD_FILE if own else section.password_file)
+
+
+def _section(home: Path, password_file: Path | None, *, typed: bool) -> KeysSection:
+    """Where the keys of a home without settings are, and where their password is from."""
+    section, drawn = without_file(home).keys, home.resolve() / PASSWORD_FILE
+    if os.environ.get(PASSWORD_VARIABLE):
+        if password_file is not None:
+            raise InputError(f"expected the password of new keys once: in {PASSWORD_VARIABLE}, or in a file")
+        source = None
+    elif password_file is not None:
+        source = password_file.resolve()
+    elif not drawn.exists() and typed and sys.stdin.isatty():
+        source = None
+    else:
+        source = drawn
+        if not drawn.exists():
+            make_private_directory(drawn.parent)
+            drawn.touch(mode=0o600)
+            drawn.write_text(secrets.token_urlsafe(24) + "\n")
+    return section.model_copy(update={"password_file": source})
+
+
+def _file_is_missing(section: KeysSection) -> bool:
+    return (section.signer == "file" and not section.account.exists()) or (
+        section.opener == "file" and not section.identity.exists()
+    )
+
+
+def _account(file: Path, password: str) -> Signer:
     from eth_account import Account
 
-    if (home / SETTINGS_FILE).exists():
-        described = load(KeySettings, home).keys
-        if described.uses_token:
-            return _member_in_token(name, described)
-    keys = home / "keys"
-    keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-    password_file, account_file, identity_file = (
-        keys / "password",
-        keys / "account.json",
-        keys / "identity.key",
-    )
-    if not password_file.exists():
-        password_file.touch(mode=0o600)
-        password_file.write_text(secrets.token_urlsafe(24) + "\n")
-    password = password_file.read_text().splitlines()[0]
-    if account_file.exists():
-        account = load_account(account_file, password)
-    else:
-        account = Account.create()
-        save_account(account_file, account, password)
-    if identity_file.exists():
-        identity = load_identity(identity_file, password)
-    else:
-        identity = Identity.generate()
-        save_identity(identity_file, identity, password)
-    return MemberKeys(name, account, identity)
+    if file.exists():
+        return load_account(file, password)
+    made = Account.create()
+    save_account(file, made, password)
+    return cast("Signer", made)
 
 
-def _member_in_token(name: str, keys: KeysSection) -> MemberKeys:
-    make_missing(keys, keys.password() if "file" in (keys.signer, keys.opener) else "")
-    opened = open_keys(keys)
-    return MemberKeys(name, opened.signer, opened.opener)
+def _identity(file: Path, password: str) -> Opener:
+    if file.exists():
+        return load_identity(file, password)
+    made = Identity.generate()
+    save_identity(file, made, password)
+    return made
 
 
 def free_ports(count: int) -> list[int]:
@@ -87,8 +143,9 @@ class Seat:
     port: int | None = None
     peers: tuple[str, ...] = ()
     applications: tuple[str, ...] = ("CT",)
-    confirmations: str = "embedded"
-    """The engine's preset (settings.CONFIRMATIONS); who joins a network that can fork raises it by hand."""
+    confirmations: Confirmations = "embedded"
+    witnesses: tuple[str, ...] = ()
+    password_file: Path | None = PASSWORD_FILE
 
     def toml(self) -> str:
         """The settings as a person would write them."""
@@ -98,7 +155,8 @@ class Seat:
             "[ledger]",
             f'url = "{self.url}"',
             'deployment = "deployment.json"',
-            f'confirmations = "{self.confirmations}"',
+            f"confirmations = {_toml(self.confirmations)}",
+            *([f"witnesses = {_toml(self.witnesses)}"] if self.witnesses else []),
             "",
             "[store]",
             *_store_lines(self.store),
@@ -106,16 +164,19 @@ class Seat:
             "[keys]",
             'account = "keys/account.json"',
             'identity = "keys/identity.key"',
-            'password_file = "keys/password"',
+            *([f'password_file = "{self.password_file}"'] if self.password_file else []),
         ]
         if self.port is not None:
-            peers = ", ".join(f'"{peer}"' for peer in self.peers)
-            lines += ["", "[node]", 'genesis = "genesis.json"', f"port = {self.port}", f"peers = [{peers}]"]
+            lines += ["", "[node]", 'genesis = "genesis.json"', f"port = {self.port}"]
+            lines += [f"peers = {_toml(self.peers)}"]
         if self.data is not None:
-            applications = ", ".join(f'"{name}"' for name in self.applications)
             lines += ["", "[data]", f'path = "{self.data}"']
-            lines += ["", "[policy]", f"applications = [{applications}]", 'purposes = ["research"]']
+            lines += ["", "[policy]", f"applications = {_toml(self.applications)}", 'purposes = ["research"]']
         return "\n".join(lines) + "\n"
+
+
+def _toml(value: int | str | tuple[str, ...]) -> str:
+    return json.dumps(value)  # of numbers, texts and lists of texts the same as TOML
 
 
 def _store_lines(store: StoreSection) -> list[str]:

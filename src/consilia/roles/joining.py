@@ -45,7 +45,7 @@ def make_invite(home: Path, role: str) -> Invite:
     elif node is None:
         peers = (settings.ledger.url,)
     else:
-        peers = (f"http://127.0.0.1:{node.port}", *node.peers)
+        peers = (node.url, *node.peers)
     return Invite(
         chain_id=voter.deployment.chain_id,
         registry=voter.deployment.registry,
@@ -53,6 +53,7 @@ def make_invite(home: Path, role: str) -> Invite:
         genesis=genesis,
         url="" if genesis else settings.ledger.url,
         peers=peers,
+        confirmations=settings.ledger.confirmations,
         store=shared_store(settings.store),
         role=_checked_role(role),
         inviter=show_keys(settings.keys).address,
@@ -71,31 +72,40 @@ def join(
     days: int,
     port: int,
     store: StoreSection | None,
+    password_file: Path | None = None,
 ) -> JoinRequest:
     """Make a home: keys where missing, settings where missing, genesis and deployment, and the signed request.
 
     Raises:
         InputError: a hospital without data, or the home belongs to another consortium.
+        SettingsError: there is no password for new keys (see `make_member`).
     """
-    chosen = Role[_checked_role(role or invite.role).upper()]
-    if chosen is Role.HOSPITAL and data is None:
-        raise InputError("a hospital joins with --data FOLDER: the images that it trains on")
-    home.mkdir(parents=True, exist_ok=True)
     file = home / REQUEST_FILE
     kept = JoinRequest.load(file) if file.exists() else None
+    chosen = Role[_checked_role(role or (kept or invite).role).upper()]
+    if chosen is Role.HOSPITAL and data is None:
+        raise InputError("a hospital joins with --data FOLDER: the images that it trains on")
     if kept is not None and (kept.chain_id, kept.registry) != (invite.chain_id, invite.registry):
         raise InputError(f"{home.name} asked to join another consortium: choose another --home")
-    keys = make_member(home, name)
+    if kept is not None and kept.role != chosen.name.lower():
+        raise InputError(
+            f"{home.name} asked to join as {kept.role}, and one account has one role: choose another --home for "
+            f"--role {chosen.name.lower()}"
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    keys = make_member(home, name, password_file, typed=True)
     shared = store or invite.store
-    own_data = data.resolve() if data is not None and chosen is Role.HOSPITAL else None
     mines = chosen is Role.HOSPITAL and bool(invite.peers)
     seat = Seat(
         name,
         "",
         shared,
-        own_data,
+        data.resolve() if data is not None and chosen is Role.HOSPITAL else None,
         port if mines else None,
-        confirmations="embedded" if invite.peers else "finality",
+        peers=invite.peers,
+        confirmations=invite.confirmations,
+        witnesses=invite.witnesses if mines else invite.witnesses[1:],  # without a node it asks the first
+        password_file=keys.password_file,
     )
     node = _write_settings(invite, home, seat)
     _write_chain(invite, home, shared)
@@ -153,10 +163,10 @@ def _write_settings(invite: Invite, home: Path, seat: Seat) -> str:
     if not file.exists():
         own = seat.port if seat.port is None else seat.port or free_ports(1)[0]
         url = invite.url or (f"http://127.0.0.1:{own}" if own else invite.peers[0])
-        file.write_text(replace(seat, url=url, port=own, peers=invite.peers).toml())
+        file.write_text(replace(seat, url=url, port=own).toml())
     settings = load_party(home)
     node = settings.node if isinstance(settings, HospitalSettings) else None
-    return f"http://127.0.0.1:{node.port}" if node else ""
+    return node.url if node else ""
 
 
 def _write_chain(invite: Invite, home: Path, store: StoreSection) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from consilia.crypto.keys import (
 from consilia.crypto.password_box import ScryptCost
 from consilia.crypto.private_files import make_private_directory
 from consilia.crypto.token import Token, TokenIdentity, TokenSigner
-from consilia.errors import KeyFileError
+from consilia.errors import KeyFileError, SettingsError
 from consilia.settings import KeysSection
 from consilia.values import Address
 
@@ -123,6 +125,30 @@ def _make_identity(keys: KeysSection, token: Token | None, password: str, cost: 
         make_private_directory(keys.identity.parent)
         save_identity(keys.identity, Identity.generate(), password, cost=cost)
     return missing
+
+
+def new_password(keys: KeysSection) -> str:
+    """The password for new key files, "" where there are none; a person types it twice.
+
+    Raises:
+        SettingsError: there is none, or what was typed differs.
+    """
+    if "file" not in (keys.signer, keys.opener):
+        return ""
+    password = keys.password()
+    if keys.password_is_typed:
+        type_again(password)
+    return password
+
+
+def type_again(password: str) -> None:
+    """Let a person type a new password once more.
+
+    Raises:
+        SettingsError: it is another one, or empty.
+    """
+    if not password or (sys.stdin.isatty() and getpass.getpass("again: ") != password):
+        raise SettingsError("the two passwords differ, or are empty; nothing was written")
 
 
 def show_keys(keys: KeysSection) -> ShownKeys:

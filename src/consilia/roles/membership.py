@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from eth_utils.address import is_checksum_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -19,11 +20,11 @@ from consilia.crypto.possession import prove, verify
 from consilia.errors import InputError, VerificationError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
-from consilia.ledger.embedded.genesis import Genesis
+from consilia.ledger.embedded.genesis import LOOPBACK_HOSTS, Genesis
 from consilia.ledger.registry import NOBODY, Application, Kind, Proposal
 from consilia.ledger.views import Member
 from consilia.roles.home import MemberKeys
-from consilia.settings import StoreSection
+from consilia.settings import Confirmations, StoreSection
 from consilia.values import Address, Digest, Role, canonical_json, parse_json
 
 MAX_FILE_BYTES = 1 << 20
@@ -69,7 +70,10 @@ class File(BaseModel):
             return cls.model_validate(parse_json(data))
         except OSError as error:
             raise InputError(f"expected a file at {path}: {error.strerror}") from error
-        except (ValidationError, ValueError) as error:
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            raise InputError(f"{path} is no {cls.__name__} of Consilia: {'; '.join(faults)}") from error
+        except ValueError as error:
             raise InputError(f"{path} is no {cls.__name__} of Consilia: {error}") from error
 
     def save(self, path: Path) -> None:
@@ -93,11 +97,23 @@ class Invite(File):
     url: str
     """The ledger's RPC address, where it is not the embedded chain."""
     peers: tuple[str, ...]
+    """Nodes of the embedded chain, the inviter's own first."""
+    confirmations: Confirmations
+    """How deep a block lies that the members take for true."""
     store: StoreSection
     role: RoleName
     inviter: AccountText
     verifiers: tuple[KeyText, ...]
     """The recipient keys of those who will vote, in hex: the newcomer proves to each of them that it holds its own."""
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """The nodes that a newcomer can ask what they tell: its inviter's and its peers, all on this machine.
+
+        Beyond one machine there are none: there a node answers signed messages alone (docs/ledger.md).
+        """
+        hosts = {urlsplit(peer).hostname for peer in self.peers}
+        return self.peers if hosts <= set(LOOPBACK_HOSTS) else ()
 
     @property
     def fingerprint(self) -> str:
