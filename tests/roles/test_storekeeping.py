@@ -107,7 +107,7 @@ def test_what_is_missing_or_damaged_is_found(done, store):
         path.write_bytes(whole)
         if claim.size is not None:
             wrong = examine(store, replace(claim, size=claim.size + 1), ())
-            assert wrong.condition is Condition.DAMAGED and "registered were" in wrong.reason
+            assert wrong.condition is Condition.OTHER_SIZE and "registered were" in wrong.reason
 
 
 def test_gc_takes_only_what_is_old_and_nobody_needs(done, store):

@@ -51,15 +51,20 @@ def fsck(
     ),
     output: Format = FORMAT,
 ) -> None:
-    """Read every object that the ledger names. Exit code 0, or 5 when one is missing or damaged."""
+    """Read every object that the ledger names. Exit code 0, or 5 when one that is needed is missing or damaged.
+
+    Needed is what training used, what is sold in a confirmed deal, what this party offers to others, and what its own
+    open deals and queries are about. The rest is told.
+    """
     from consilia.errors import VerificationError
     from consilia.roles.erasure import tombstones
+    from consilia.roles.keys import show_keys
     from consilia.roles.storekeeping import Claim, Condition, examine, read_claims
     from consilia.roles.stores import open_store
 
     settings, say = _settings(home), Output("store", output)
     store = open_store(settings.store)
-    claims = read_claims(settings.ledger)
+    claims = read_claims(settings.ledger, show_keys(settings.keys).address)
     erased = {(tombstone.root, tombstone.owner) for tombstone in tombstones(home)}
     named = {claim.root for claim in claims}
     if everything:
@@ -85,7 +90,7 @@ def fsck(
     say("checked", good=good, missing_or_damaged=failures, of=len(claims))
     if failures:
         raise VerificationError(
-            f"{failures} of {len(claims)} objects are missing or damaged; take damaged ones away with "
+            f"{failures} of {len(claims)} objects are needed and missing or damaged; take damaged ones away with "
             "--remove-damaged, then fetch them with `consilia store copy --from` a store that has them"
         )
 

@@ -15,7 +15,10 @@ from consilia.ledger.contracts import Deployment
 from consilia.ledger.diagnosis_events import DIAGNOSIS_EVENTS
 from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, TaskPublished, UpdateRegistered
 from consilia.ledger.exchange_events import EXCHANGE_EVENTS
+from consilia.protocols.exchange import DealState
 from consilia.protocols.training import from_bitmap
+from consilia.roles.diagnosis_log import fold_diagnosis
+from consilia.roles.exchange_log import fold_exchange
 from consilia.settings import LedgerSection
 from consilia.store import ArtifactStore, StoredObject
 from consilia.store.verified import object_bytes
@@ -31,6 +34,8 @@ class Condition(StrEnum):
     GOOD = "good"
     MISSING = "missing"
     DAMAGED = "damaged"
+    OTHER_SIZE = "of another size"
+    """Whole, but registered with another size: the registration is false, and nothing is to be deleted."""
     ERASED = "erased"
     """Its owner has erased it, and a tombstone says so."""
 
@@ -46,7 +51,8 @@ class Claim:
     owner: Address | None
     """Who put it there: a hospital, a task's server, the owner of a dataset."""
     needed: bool
-    """Not so for an update that entered no average: one liar must not make every check fail."""
+    """Not so for an update that entered no average, or a data set of others that nobody is buying: one liar must not
+    make every check fail."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,14 @@ class Finding:
     @property
     def is_failure(self) -> bool:
         """Whether somebody has to do something."""
-        return self.claim.needed and self.condition in (Condition.MISSING, Condition.DAMAGED)
+        return self.claim.needed and self.condition not in (Condition.GOOD, Condition.ERASED)
 
 
-def read_claims(section: LedgerSection) -> list[Claim]:
+def read_claims(section: LedgerSection, own: Address = "") -> list[Claim]:
     """Everything that the ledger names, up to its newest block, confirmed or not.
+
+    Args:
+        own: the account whose data sets, deals and queries are needed besides what everybody needs.
 
     Raises:
         PolicyError: the ledger names no member: it is another one, or has only begun to catch up.
@@ -77,13 +86,13 @@ def read_claims(section: LedgerSection) -> list[Claim]:
             f"the ledger at {section.url} knows no member of this consortium: expected a node that is up to date; "
             "let it catch up and try again"
         )
-    return list(claims_of(events))
+    return list(claims_of(events, own))
 
 
-def claims_of(events: Iterable[Event]) -> Iterator[Claim]:
+def claims_of(events: Iterable[Event], own: Address = "") -> Iterator[Claim]:
     """The objects that events name, each once: every field called root, or ending so, whatever the contract."""
     events = list(events)
-    tasks = _Tasks.of(events)
+    tasks = _Tasks.of(events, own)
     found: dict[Digest, Claim] = {}
     for event in events:
         for name in (field.name for field in fields(event)):
@@ -102,9 +111,12 @@ class _Tasks:
 
     servers: Mapping[int, Address]
     included: Mapping[tuple[int, int], set[int]]
+    traded: Collection[tuple[Address, Digest]]
+    """What is needed of all that exchange and diagnosis name, each with the owner where the event tells one."""
+    own: Address
 
     @classmethod
-    def of(cls, events: Iterable[Event]) -> Self:
+    def of(cls, events: Collection[Event], own: Address) -> Self:
         servers: dict[int, Address] = {}
         included: dict[tuple[int, int], set[int]] = {}
         for event in events:
@@ -112,20 +124,37 @@ class _Tasks:
                 servers[event.task_id] = event.server
             elif isinstance(event, RoundClosed):
                 included[event.task_id, event.round_index] = set(from_bitmap(event.included))
-        return cls(servers, included)
+        return cls(servers, included, set(_traded(events, own)), own)
 
     def claim(self, event: Event, name: str) -> Claim:
-        needed = True
+        needed, tells_size = True, True
         if isinstance(event, UpdateRegistered):
             positions = self.included.get((event.task_id, event.round_index))
             needed = positions is None or event.position in positions
         elif isinstance(event, (*EXCHANGE_EVENTS, *DIAGNOSIS_EVENTS)):
-            needed = False  # anybody may name a root there; who pays for it looks for itself before
+            # anybody may name a root there, with any size
+            registrant = getattr(event, "owner", "")
+            needed, tells_size = (registrant, getattr(event, name)) in self.traded, registrant == self.own
         server = self.servers.get(getattr(event, "task_id", -1))
         owner = getattr(event, "hospital", getattr(event, "owner", server))
         what = f"{name} of {type(event).__name__} in block {event.block_number}"
-        size = getattr(event, name.removesuffix("root") + "size", None)
+        size = getattr(event, name.removesuffix("root") + "size", None) if tells_size else None
         return Claim(getattr(event, name), what, size, owner, needed)
+
+
+def _traded(events: Collection[Event], own: Address) -> Iterator[tuple[Address, Digest]]:
+    """What one has for others, what one's open deals and queries are about, and what anybody's confirmed deals are."""
+    log = fold_exchange(events)
+    for listing in log.listings.values():
+        if listing.owner == own and not listing.withdrawn:
+            yield own, listing.root
+    for deal in log.deals.values():
+        is_party = own in (deal.buyer, deal.seller, deal.request.arbiter)
+        if not deal.state.over and (is_party or deal.state >= DealState.CONFIRMED):  # both sides are bound
+            yield deal.seller, deal.request.root
+    for query in fold_diagnosis(events).queries.values():
+        if not query.state.over and own in (query.hospital, query.offer.server):
+            yield from (("", query.root), ("", query.reports_root))
 
 
 def examine(store: ArtifactStore, claim: Claim, erased: Collection[tuple[Digest, Address]]) -> Finding:
@@ -147,7 +176,7 @@ def examine(store: ArtifactStore, claim: Claim, erased: Collection[tuple[Digest,
         return Finding(claim, Condition.DAMAGED, str(error))
     if claim.size not in (None, found_bytes):
         reason = f"object {claim.root} has {found_bytes} bytes, registered were {claim.size}"
-        return Finding(claim, Condition.DAMAGED, reason)
+        return Finding(claim, Condition.OTHER_SIZE, reason)
     return Finding(claim, Condition.GOOD)
 
 
