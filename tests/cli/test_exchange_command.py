@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from consilia.values import Digest
 from tests.cli.running import Cli, step
 from tests.consortium import Consortium, consortium
 from tests.roles.trading import PATIENT, write_images
@@ -89,3 +90,39 @@ def test_words_that_lead_nowhere(cli: Cli) -> None:
     cli("data", "register", "--name", "u", "--title", "t", "--update", "1/0", code=2)
     root = register(cli)
     cli("exchange", "request", root, code=2)  # one's own
+
+
+def test_what_is_withdrawn_takes_nobodys_money(town: Consortium, cli: Cli) -> None:
+    root = register(cli)
+    cli("exchange", "withdraw", root, home="hospital-2", code=2)  # not its own
+    step(cli("exchange", "withdraw", root[:12]), "withdrawn")
+    cli("exchange", "withdraw", root, code=2)
+    assert "already" in cli.errors
+    assert cli("exchange", "offers", home="hospital-2")[-1]["step"] == "nothing on offer"
+    cli("exchange", "request", root, home="hospital-2", code=2)
+
+
+def test_nothing_is_erased_that_a_buyer_waits_for(town: Consortium, cli: Cli) -> None:
+    root = register(cli)
+    deal = str(step(cli("exchange", "request", root, home="hospital-2"), "requested")["deal"])
+    path = town.object_path(Digest.from_hex(root))
+    said = cli("data", "erase", root, "--yes", code=4)
+    assert step(said, "owed to a buyer")["deal"] == deal and "--force" in cli.errors and path.exists()
+    town.hospitals[0].state.close()  # the process has to stop first
+    said = cli("data", "erase", root, "--yes", "--force")
+    assert [line["step"] for line in said] == ["owed to a buyer", "withdrawn", "erased"] and not path.exists()
+    assert cli("exchange", "offers", home="hospital-2")[-1]["step"] == "nothing on offer"
+    town.restart_hospital(0).exchange.advance()  # it denies by itself what it cannot deliver any more
+    (line,) = cli("exchange", "ls", home="hospital-2")
+    assert (line["state"], line["reason"]) == ("refunded", "the owner does not have it any more")
+
+
+def test_erasing_asks_a_ledger_that_is_away_first(town: Consortium, cli: Cli) -> None:
+    root = register(cli)
+    settings = town.home / "hospital-1" / "consilia.toml"
+    settings.write_text(settings.read_text().replace(town.url, "http://127.0.0.1:1"))
+    town.hospitals[0].state.close()
+    cli("data", "erase", root, "--yes", code=3)
+    assert town.object_path(Digest.from_hex(root)).exists()
+    said = cli("data", "erase", root, "--yes", "--force")
+    assert root in step(said, "still on offer")["hint"] and step(said, "erased")

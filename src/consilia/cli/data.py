@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from consilia.cli import holdings, images
 from consilia.cli.output import Format, Output
 
+if TYPE_CHECKING:
+    from consilia.roles.exchange import Exchange
+    from consilia.values import Digest
+
 app = typer.Typer(help="Look after this party's own artifacts.", no_args_is_help=True)
 
-WARNING = """This destroys, for good, on this machine and in the store:
-  - the secret that opens the artifact {root}, and what was kept under its name
+WARNING = """This takes the artifact {root} off the exchange, and destroys, for good, on this machine and in the store:
+  - the secret that opens it, and what was kept under its name
   - its envelope, with the stanzas that its recipients open it by
 It cannot undo what others did before. It cannot reach:
   - what a recipient has opened, or can still open from a copy of the envelope
@@ -33,15 +38,17 @@ def erase(
     home: Path = typer.Option(..., help="The home that sealed it, with its consilia.toml."),
     reason: str = typer.Option("", help="Goes into the tombstone, in clear: name no patient."),
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
+    force: bool = typer.Option(
+        False, "--force", help="Also where a deal on it is open, or the ledger does not answer."
+    ),
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report."),
 ) -> None:
     """Destroy the keys and salts of an artifact and its envelope, and write a tombstone. There is no way back."""
     from consilia.errors import InputError
     from consilia.roles.erasure import erase as erase_artifact
-    from consilia.roles.keys import open_signer
-    from consilia.roles.state import State
-    from consilia.roles.stores import open_store
-    from consilia.settings import load_party
+    from consilia.roles.exchange import Exchange
+    from consilia.roles.party import Party
+    from consilia.settings import HospitalSettings, load_party
     from consilia.values import Digest
 
     try:
@@ -49,14 +56,47 @@ def erase(
     except ValueError as error:
         raise InputError(f"expected a root, 64 hex digits, got {root}") from error
     settings, say = load_party(home), Output("data", output)
+    party = Party(home, settings, say)
+    exchange = Exchange(party, settings.exchange) if isinstance(settings, HospitalSettings) else None
+    if exchange is not None:
+        _check_sales(exchange, digest, force, say)
     typer.echo(WARNING.format(root=digest), err=True)
     if not yes:
         typer.confirm("Erase it?", abort=True, err=True)
-    account = open_signer(settings.keys)
-    tombstone = erase_artifact(
-        State(home / "state.sqlite"), open_store(settings.store), home, account, digest, reason
-    )
+    if exchange is not None:
+        _withdraw(exchange, digest, force, say)
+    tombstone = erase_artifact(party.state, party.store, home, party.account, digest, reason)
     say("erased", root=str(digest), tombstone=f"tombstones/{digest}.json", erased_at=tombstone.erased_at)
+
+
+def _check_sales(exchange: Exchange, root: Digest, force: bool, say: Output) -> None:
+    """Somebody has paid, or is about to: an artifact that is owed to it is not erased without a word."""
+    from consilia.errors import LedgerUnreachableError, PolicyError
+
+    try:
+        open_deals = exchange.sales(root)
+    except LedgerUnreachableError:
+        if not force:
+            raise
+        return
+    for deal in open_deals:
+        say("owed to a buyer", deal=str(deal.deal_id), buyer=deal.buyer, state=deal.state.name.lower())
+    if open_deals and not force:
+        raise PolicyError(
+            f"{len(open_deals)} deals on {root} are open: deny them or let them end, or say --force: who has not "
+            "confirmed yet has its money back when the time is over, or at once when `hospital run` denies it"
+        )
+
+
+def _withdraw(exchange: Exchange, root: Digest, force: bool, say: Output) -> None:
+    from consilia.errors import LedgerError
+
+    try:
+        exchange.withdraw(root)
+    except LedgerError as error:
+        if not force:
+            raise
+        say("still on offer", reason=str(error), hint=f"later: consilia exchange withdraw {root}")
 
 
 @app.command()

@@ -41,9 +41,11 @@ def open_exchange(home: Path, output: Format) -> Exchange:
 def offers(home: Path = HOME, output: Format = FORMAT) -> None:
     """What can be asked for: price, size, description, and what others attest who have opened it."""
     exchange = open_exchange(home, output)
-    for listing in exchange.log().listings.values():
-        if not listing.withdrawn and listing.genuine:
-            exchange.party.report("on offer", **_facts(listing))
+    listed = [item for item in exchange.log().listings.values() if not item.withdrawn and item.genuine]
+    for listing in listed:
+        exchange.party.report("on offer", **_facts(listing))
+    if not listed:
+        exchange.party.report("nothing on offer")
 
 
 @app.command()
@@ -122,6 +124,20 @@ def fetch(
     exchange = open_exchange(home, output)
     delivered = await_delivery(exchange, deal, wait_seconds)
     take_in(exchange, home, delivered, train)
+
+
+@app.command()
+def withdraw(root: str = ROOT, home: Path = HOME, output: Format = FORMAT) -> None:
+    """Take no more requests for an artifact of yours, for good; open deals go on."""
+    from consilia.errors import InputError
+
+    exchange = open_exchange(home, output)
+    log = exchange.log()
+    listing = log.find(root, exchange.party.address)
+    if not exchange.withdraw(listing.root):
+        raise InputError(
+            f"artifact {listing.root} is withdrawn already, or an update that was never registered for exchange"
+        )
 
 
 @app.command()

@@ -21,6 +21,7 @@ from consilia.errors import (
     VerificationError,
 )
 from consilia.ledger.exchange import ExchangeContract
+from consilia.ledger.exchange_events import ArtifactRegistered
 from consilia.protocols.exchange import (
     Deal,
     ExchangePolicy,
@@ -131,6 +132,28 @@ class Exchange:
         self._decide(deal, f"deny {reason}")
         self._consider(deal, log)
 
+    def sales(self, root: Digest) -> list[Deal]:
+        """The deals in which this hospital still owes an artifact to somebody."""
+        deals = self.log().deals.values()
+        mine = [deal for deal in deals if (deal.seller, deal.request.root) == (self.party.address, root)]
+        return [deal for deal in mine if not deal.state.over]
+
+    def withdraw(self, root: Digest) -> bool:
+        """Take no more requests for an artifact, for good; open deals go on. Whether there was anything to withdraw.
+
+        An update that was never registered here cannot be withdrawn: requests for it are denied once it is erased.
+        """
+        address = self.party.address
+        registered = any(
+            isinstance(event, ArtifactRegistered) and (event.owner, event.root) == (address, root)
+            for event in self.party.events()
+        )
+        if not registered or self.log().listings[address, root].withdrawn:
+            return False
+        self.contract.withdraw(f"exchange/withdraw/{root}", root)
+        self.party.report("withdrawn", root=str(root))
+        return True
+
     def _decide(self, deal: Deal, decision: str) -> None:
         if deal.seller != self.party.address:
             raise InputError(f"deal {deal.deal_id} is {deal.seller}'s to decide")
@@ -142,6 +165,10 @@ class Exchange:
 
     def _consider(self, deal: Deal, log: ExchangeLog) -> None:
         decision = self.party.state.fact(f"exchange/decision/{deal.deal_id}") or self._by_policy(deal, log)
+        if (
+            self.party.state.artifact_of_root(deal.request.root) is None
+        ):  # erased: nobody could ever deliver it
+            decision = "deny the owner does not have it any more"
         if decision == "grant":
             self._offer(deal, log)
         elif decision:

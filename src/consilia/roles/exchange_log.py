@@ -72,14 +72,18 @@ class ExchangeLog:
         """What an account can claim now."""
         return self.credited_wei.get(account, 0) - self.fetched_wei.get(account, 0)
 
-    def find(self, root_prefix: str) -> Listing:
-        """The artifact whose root begins so, in hex.
+    def find(self, root_prefix: str, owner: Address = "") -> Listing:
+        """The artifact whose root begins so, in hex; with an owner, that one's.
 
         Raises:
             InputError: there is none, or several.
         """
         wanted = root_prefix.removeprefix("0x").lower()
-        found = [item for (_, root), item in self.listings.items() if str(root).startswith(wanted)]
+        found = [
+            item
+            for (account, root), item in self.listings.items()
+            if str(root).startswith(wanted) and owner in ("", account)
+        ]
         if len(found) != 1:
             raise InputError(
                 f"expected the root of one artifact, {root_prefix!r} begins that of {len(found)}"

@@ -154,7 +154,9 @@ def _traded(events: Collection[Event], own: Address) -> Iterator[tuple[Address, 
             yield deal.seller, deal.request.root
     for query in fold_diagnosis(events).queries.values():
         if not query.state.over and own in (query.hospital, query.offer.server):
-            yield from (("", query.root), ("", query.reports_root))
+            yield "", query.root
+            if query.reports_root is not None:
+                yield "", query.reports_root
 
 
 def examine(store: ArtifactStore, claim: Claim, erased: Collection[tuple[Digest, Address]]) -> Finding:
