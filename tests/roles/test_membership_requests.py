@@ -68,8 +68,21 @@ def test_a_newcomer_is_admitted_by_request_and_votes(three: Consortium, tmp_path
     assert first.reading.balance_wei(request.account) == 12345
     with pytest.raises(PolicyError, match="was carried out"):
         voters(three)[3].vote(number)
+    again = first.propose_request(request)  # whoever voted is told that it is decided
+    assert (again.proposal.proposal_id, again.proposal.enacted, again.was_new) == (number, True, False)
+    with pytest.raises(PolicyError, match="was carried out"):
+        voters(three)[3].propose_request(request)
     settings = load_party(tmp_path / "newcomer")
     assert settings.ledger.url == three.url and settings.store == load_party(three.home / "hospital-1").store
+
+
+def test_a_request_whose_proposal_expired_can_be_proposed_again(three: Consortium, tmp_path: Path) -> None:
+    request = newcomer(three, tmp_path)
+    first = voters(three)[0]
+    assert first.propose_request(request).proposal.proposal_id == 1
+    three.let_pass(15 * 86_400)
+    renewed = first.propose_request(request).proposal
+    assert renewed.proposal_id == 2 and not renewed.enacted
 
 
 def test_who_lists_a_key_that_it_does_not_hold_gets_no_vote(three: Consortium, tmp_path: Path) -> None:

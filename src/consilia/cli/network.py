@@ -51,8 +51,8 @@ def vote(
     lift: str = typer.Option("", help="Propose to lift this account's suspension."),
     remove: str = typer.Option("", help="Propose to remove this account."),
     quorum: int = typer.Option(0, min=0, max=99, help="Propose: decide with more than this per cent."),
-    emergency_quorum: int = typer.Option(
-        25, min=0, max=99, help="With --quorum: the per cent for emergencies."
+    emergency_quorum: int | None = typer.Option(
+        None, min=0, max=99, help="With --quorum: the per cent for emergencies; default: 25."
     ),
     gift_wei: int = typer.Option(
         -1, help="What a newcomer gets for gas; default: 1 coin on an embedded chain."
@@ -75,10 +75,12 @@ def vote(
     asked = [(kind, subject) for kind, subject in subjects.items() if subject]
     if len(asked) + (proposal_id is not None) + (request is not None) + bool(quorum) > 1:
         raise InputError("vote on one thing at a time: a NUMBER, or one proposal")
+    if emergency_quorum is not None and not quorum:
+        raise InputError("--emergency-quorum goes with --quorum: one proposal says both")
     if request is not None:
         outcome = voter.propose_request(JoinRequest.load(request))
     elif quorum:
-        outcome = voter.propose_quorum(quorum, emergency_quorum)
+        outcome = voter.propose_quorum(quorum, 25 if emergency_quorum is None else emergency_quorum)
     elif asked:
         outcome = voter.propose(asked[0][0], _account(asked[0][1]))
     elif proposal_id is not None:
@@ -210,14 +212,13 @@ def _tell_outcome(voter: Voter, outcome: Outcome, say: Output) -> None:
         to=voter.describe(proposal),
         by=voter.address,
         approvals=proposal.approvals,
-        needed=proposal.needed,
         **voter.particulars(proposal),
     )
-    if proposal.enacted:
+    if proposal.enacted:  # how many were needed is not told any more: who was admitted counts by now
         say("decided", proposal=proposal.proposal_id, kind=proposal.kind.name.lower())
     else:
         missing = max(0, proposal.needed - proposal.approvals)
-        say("waiting", still_needed=missing, expires=day(proposal.expires_at))
+        say("waiting", needed=proposal.needed, still_needed=missing, expires=day(proposal.expires_at))
 
 
 def _give_gift(voter: Voter, outcome: Outcome, gift_wei: int, say: Output) -> None:

@@ -64,6 +64,7 @@ def rotate_identity(home: Path, keys: KeysSection, place: LedgerSection) -> tupl
         account=signer,
         outbox=Outbox(home / "outbox.sqlite"),
         confirmations=place.depth,
+        witnesses=place.witnesses,
     )
     if ledger.member(signer.address).recipient_key != recipient:
         proposal = propose_recipient(ledger, recipient, signer, open_identities(keys))

@@ -81,6 +81,7 @@ class Voter:
 
         Raises:
             InputError: it is for another consortium.
+            PolicyError: it was carried out, without this member's vote.
             VerificationError: it does not show that the applicant holds its recipient key.
         """
         place = (self.deployment.chain_id, self.deployment.registry)
@@ -91,12 +92,15 @@ class Voter:
             )
         application, proofs = request.application(), bytes.fromhex(request.proofs)
         check_application(application, proofs, self.identity, *place)
-        for proposal in self.open_proposals():
-            if proposal.kind in (Kind.ADMISSION, Kind.CHANGE) and self._application(proposal) == application:
+        now = self._now()
+        for proposal in self.registry.proposals():
+            of_record = proposal.kind in (Kind.ADMISSION, Kind.CHANGE)
+            if not of_record or not (proposal.enacted or proposal.is_open(now)):
+                continue
+            if self._application(proposal) == application:  # a record is carried out once
                 return self.vote(proposal.proposal_id)
-        signature = bytes.fromhex(request.signature)
-        key = f"propose/application/{application.account}/{application.proofs_digest}"
-        count = self._count()
+        signature, count = bytes.fromhex(request.signature), self._count()
+        key = f"propose/application/{application.account}/{application.proofs_digest}/{count}"
         self.ledger.registry.propose_application(key, application, signature, proofs)
         return Outcome(self._newest(count), True)
 
