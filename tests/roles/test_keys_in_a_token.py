@@ -11,7 +11,8 @@ import pytest
 
 from consilia.crypto.keys import load_account, load_identity
 from consilia.crypto.token import TokenIdentity, TokenSigner
-from consilia.errors import LedgerUnreachableError
+from consilia.errors import LedgerError, LedgerUnreachableError
+from consilia.roles import rotation
 from consilia.roles.audit import audit
 from consilia.roles.home import make_member
 from consilia.roles.rotation import rotate_identity
@@ -84,6 +85,10 @@ def rotate(town: Consortium, home: Path, settings: HospitalSettings) -> bytes:
     again, same = rotate_identity(home, settings.keys, settings.ledger)
     assert again is not None and (again.proposal_id, same) == (proposal.proposal_id, recipient)
     town.agree()
+    cut_off = settings.ledger.model_copy(update={"witnesses": ("http://127.0.0.1:9",)})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(LedgerError, match="not confirmed yet"):
+        patch.setattr(rotation, "CONFIRM_SECONDS", 0.0)
+        rotate_identity(home, settings.keys, cut_off)  # one node's word is not the consortium's
     assert rotate_identity(home, settings.keys, settings.ledger) == (None, recipient)
     return recipient
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -10,14 +11,18 @@ from consilia.crypto.keys import Identity, load_identity, read_recipient, save_i
 from consilia.crypto.password_box import ScryptCost
 from consilia.crypto.private_files import make_private_directory, sync_directory
 from consilia.crypto.token import Token, adopt_next, prepare_next
-from consilia.errors import KeyFileError
+from consilia.errors import KeyFileError, LedgerError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
+from consilia.ledger.events import RecipientKeyChanged
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.registry import Proposal
 from consilia.roles.keys import next_file, older_folder, open_identities, open_signer, open_token
 from consilia.roles.membership import propose_recipient
 from consilia.settings import KeysSection, LedgerSection
+
+CONFIRM_SECONDS = 60.0
+"""How long to wait for the block of the deciding vote to be confirmed."""
 
 
 class Rotation(Protocol):
@@ -70,8 +75,24 @@ def rotate_identity(home: Path, keys: KeysSection, place: LedgerSection) -> tupl
         proposal = propose_recipient(ledger, recipient, signer, open_identities(keys))
         if not proposal.enacted:
             return proposal, recipient
+    _await_confirmed(ledger, recipient)
     replacement.adopt()
     return None, recipient
+
+
+def _await_confirmed(ledger: Ledger, recipient: bytes) -> None:
+    """Wait until the new key is registered in a confirmed block: what the head tells may be taken back."""
+    until = time.monotonic() + CONFIRM_SECONDS
+    while not any(
+        isinstance(event, RecipientKeyChanged) and event.recipient_key == recipient
+        for event in ledger.events(ledger.deployment.block)
+    ):
+        if time.monotonic() >= until:
+            raise LedgerError(
+                "the members agreed, but that is not confirmed yet, or most other nodes do not tell of it; "
+                "rotate again later"
+            )
+        ledger.wait(ledger.confirmed_block().number, 1.0)
 
 
 class TokenRotation:
