@@ -20,8 +20,8 @@ from tests.consortium import Consortium
 PRICE_WEI, BOND_WEI = 10**15, 10**14
 SIZE = 24
 FORMAT = ImageFormat(24, 24)
-LESION, OTHER = 7, 9
-"""Finding codes."""
+LESION, OTHER = 40_007, 40_009
+"""Finding codes, so large that a ledger has no other reason to hold them as a word."""
 MODEL, CODE_BOOK = Digest.of(b"weights"), Digest.of(b"code book")
 
 
