@@ -49,12 +49,13 @@ def verify(
 
     result = audit(home, say)
     say(
-        "all in order",
+        _verdict(result.objects_not_in_order),
         height=result.height,
         transactions=result.transactions,
         replayed=result.chain is not None,
         shares=result.shares,
         objects=result.objects,
+        objects_not_in_order=result.objects_not_in_order,
         models_rederived=result.models_rederived,
         seconds=round(result.seconds, 1),
     )
@@ -89,7 +90,7 @@ def _verify_export(
         raise InputError("--identity needs --store: the artifacts that it opens are there")
     result = check_export(file, say, store, _keys(identity, password_file))
     say(
-        "all in order",
+        _verdict(result.objects_not_in_order),
         height=result.height,
         head_hash=str(result.head_hash),
         genesis=str(result.genesis_digest),
@@ -98,7 +99,15 @@ def _verify_export(
         members=result.members,
         shares=result.shares,
         objects=result.objects,
+        objects_not_in_order=result.objects_not_in_order,
         models_rederived=result.models_rederived,
+    )
+
+
+def _verdict(objects_not_in_order: int) -> str:
+    """What training used is all there, or the audit would have failed; of the rest owners may erase what is theirs."""
+    return (
+        "all in order" if not objects_not_in_order else "in order, but not every object that others may erase"
     )
 
 

@@ -23,13 +23,13 @@ from consilia.roles.audit_money import check_escrow, check_shares
 from consilia.roles.audit_told import read_ledger, told_by_node
 from consilia.roles.keys import open_identities
 from consilia.roles.progress import Report
+from consilia.roles.registered import check_objects, registered_objects
 from consilia.roles.rounds import read_metrics, require_registered, rule_of
 from consilia.roles.stores import open_store
 from consilia.roles.task_log import RoundLog, TaskLog, fold
 from consilia.settings import Network, ServerSettings
 from consilia.settings import load as load_settings
 from consilia.store import ArtifactStore
-from consilia.store.verified import object_bytes
 from consilia.values import ArtifactContext, Digest
 
 
@@ -48,6 +48,8 @@ class AuditResult:
     """Unix seconds of the blocks that hold events."""
     shares: int = 0
     objects: int = 0
+    objects_not_in_order: int = 0
+    """Of those that training did not use; each was reported."""
     models_rederived: int = 0
     reports: dict[tuple[int, int], RoundReport] = field(default_factory=dict)
     seconds: float = 0.0
@@ -84,9 +86,9 @@ def audit(home: Path, report: Report) -> AuditResult:
     report("shares computed again", shares=result.shares)
     store = open_store(network.store)
     with tempfile.TemporaryDirectory(prefix="consilia-audit-") as work:
-        for task in result.tasks.values():
-            result.objects += check_objects(store, task, report)
-        report("store checked", objects=result.objects)
+        found = check_objects(store, registered_objects(events), report)
+        result.objects, result.objects_not_in_order = found.there, found.not_in_order
+        report("store checked", objects=found.there, not_in_order=found.not_in_order)
         if network.server is not None:
             keys = ExaminerKeys(_server_identity(network.server), network.server / "models")
             for task in result.tasks.values():
@@ -95,67 +97,6 @@ def audit(home: Path, report: Report) -> AuditResult:
     result.models_rederived = len(result.reports)
     result.seconds = time.monotonic() - began
     return result
-
-
-@dataclass(frozen=True)
-class Registered:
-    """An object that a task registered; `needed` unless it is an update that entered no average."""
-
-    what: str
-    root: Digest
-    size: int
-    needed: bool = True
-
-
-def registered_objects(task: TaskLog) -> list[Registered]:
-    """Everything that a task registered."""
-    objects: list[Registered] = []
-    if task.started:
-        objects.append(
-            Registered("the key string", task.started.key_string_root, task.started.key_string_size)
-        )
-    for current in task.rounds:
-        index, opened, closed = current.opened.round_index, current.opened, current.closed
-        objects.append(
-            Registered(f"the model that opens round {index}", opened.model_root, opened.model_size)
-        )
-        included = set(from_bitmap(closed.included)) if closed else set()
-        for update in current.updates:
-            what = f"the update of {update.hospital} in round {index}"
-            objects.append(Registered(what, update.root, update.size, update.position in included))
-        if closed is not None:
-            objects.append(Registered(f"the report of round {index}", closed.report_root, closed.report_size))
-            objects.append(Registered(f"the model of round {index}", closed.model_root, closed.model_size))
-    return objects
-
-
-def check_objects(store: ArtifactStore, task: TaskLog, report: Report) -> int:
-    """Read every registered object of a task and compare it with its root and size; return how many are there.
-
-    What a hospital registered and nobody used may be missing: one liar must not make every audit fail.
-
-    Raises:
-        AuditError: one that was used is missing, damaged, or of another size.
-    """
-    checked: set[Digest] = set()
-    for item in registered_objects(task):
-        if item.root in checked:
-            continue
-        try:
-            _check_object(store, item)
-        except (AuditError, StoreError) as error:
-            if item.needed:
-                raise AuditError(f"task {task.task_id}, {item.what}: {error}") from error
-            report("unused object not in order", task_id=task.task_id, object=item.what, reason=str(error))
-        else:
-            checked.add(item.root)
-    return len(checked)
-
-
-def _check_object(store: ArtifactStore, item: Registered) -> None:
-    actual = object_bytes(store, item.root)
-    if actual != item.size:
-        raise AuditError(f"object {item.root} has {actual} bytes, registered were {item.size}")
 
 
 @dataclass(frozen=True)

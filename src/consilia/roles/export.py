@@ -23,9 +23,8 @@ from consilia.ledger.embedded.provider import MethodsProvider
 from consilia.ledger.embedded.rpc import ChainMethods
 from consilia.ledger.history import History, code_hash
 from consilia.ledger.rpc import Rpc
-from consilia.roles.audit import registered_objects
 from consilia.roles.ledger_view import find_chain
-from consilia.roles.task_log import fold
+from consilia.roles.registered import registered_objects
 from consilia.values import Address, Digest, Json, canonical_json
 
 FORMAT = "consilia/audit-export/v1"
@@ -105,15 +104,15 @@ def _blocks(chain: Chain) -> tuple[bytes, bytes]:
 
 
 def _roots(ledger: Ledger) -> Iterator[dict[str, Json]]:
-    for task_id, task in fold(ledger.events()).items():
-        for item in registered_objects(task):
-            yield {
-                "task_id": task_id,
-                "what": item.what,
-                "root": _hex(item.root),
-                "size": item.size,
-                "needed": item.needed,
-            }
+    for item in registered_objects(ledger.events()):
+        yield {
+            "task_id": item.task_id,
+            "what": item.what,
+            "root": _hex(item.root),
+            "size": item.size,
+            "owner": item.owner,
+            "needed": item.needed,
+        }
 
 
 def _contract(made: MadeContract) -> dict[str, Json]:

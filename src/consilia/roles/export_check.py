@@ -22,12 +22,14 @@ from consilia.ledger.embedded.genesis_block import genesis_block
 from consilia.ledger.embedded.provider import MethodsProvider
 from consilia.ledger.embedded.replay import check_money
 from consilia.ledger.embedded.rpc import ChainMethods
+from consilia.ledger.event import Event
 from consilia.ledger.history import History
 from consilia.ledger.rpc import Rpc
-from consilia.roles.audit import Examiner, ExaminerKeys, check_objects
+from consilia.roles.audit import Examiner, ExaminerKeys
 from consilia.roles.audit_money import check_diagnosis, check_escrow, check_exchange, check_shares
 from consilia.roles.export import CONTENTS, MANIFEST, describe, made_contracts, manifest, pack
 from consilia.roles.progress import Report
+from consilia.roles.registered import check_objects, registered_objects
 from consilia.roles.task_log import TaskLog, fold
 from consilia.store.directory import DirectoryStore
 from consilia.values import Address, Digest, Json, canonical_json, parse_json
@@ -48,7 +50,10 @@ class ExportResult:
     tasks: dict[int, TaskLog]
     members: int
     shares: int
+    events: list[Event] = field(default_factory=list, repr=False)
     objects: int = 0
+    objects_not_in_order: int = 0
+    """Of those that training did not use; each was reported."""
     models_rederived: int = 0
     blocks_by_miner: dict[Address, int] = field(default_factory=dict)
 
@@ -291,6 +296,7 @@ def _check_contracts(chain: Chain, deployment: Deployment, report: Report) -> Ex
         tasks=tasks,
         members=len(ledger.members()),
         shares=shares,
+        events=events,
         blocks_by_miner={miner: sum(b.miner == miner for b in blocks) for miner in {b.miner for b in blocks}},
     )
 
@@ -298,9 +304,9 @@ def _check_contracts(chain: Chain, deployment: Deployment, report: Report) -> Ex
 def _check_artifacts(
     result: ExportResult, store: DirectoryStore, keys: ExaminerKeys | None, work: Path, report: Report
 ) -> None:
-    for task in result.tasks.values():
-        result.objects += check_objects(store, task, report)
-    report("store checked", objects=result.objects)
+    found = check_objects(store, registered_objects(result.events), report)
+    result.objects, result.objects_not_in_order = found.there, found.not_in_order
+    report("store checked", objects=found.there, not_in_order=found.not_in_order)
     if keys is None:
         return
     for task in result.tasks.values():
