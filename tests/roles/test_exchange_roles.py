@@ -257,7 +257,7 @@ def test_whoever_vanishes_costs_the_other_nothing(
 
 @pytest.mark.parametrize("state", [DealState.OPEN, DealState.OFFERED, DealState.CONFIRMED])
 def test_a_suspended_hospital_gets_nothing_and_loses_nothing(trade: Trade, state: DealState) -> None:
-    """The other one ends what was open, in its next step; what the suspended one is owed waits for it."""
+    """The other one ends what was open, in its next step, and fetches its own; what the suspended one is owed waits."""
     deal_id = trade.deal_in(state)
     trade.town.decide(Kind.SUSPENSION, 1)
     trade.seller.advance()
@@ -265,6 +265,7 @@ def test_a_suspended_hospital_gets_nothing_and_loses_nothing(trade: Trade, state
     deal = trade.deal(deal_id)
     assert deal.reason == "party not active" and not deal.t
     assert (deal.buyer_wei, deal.seller_wei) == (PRICE_WEI, 0 if state is DealState.OPEN else BOND_WEI)
+    trade.seller.advance()
     assert trade.seller.contract.open_wei() == PRICE_WEI  # the seller has its bond
     trade.town.decide(Kind.LIFTING, 1)
     trade.buyer.advance()

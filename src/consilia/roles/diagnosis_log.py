@@ -22,29 +22,20 @@ from consilia.ledger.diagnosis_events import (
 from consilia.ledger.event import Event
 from consilia.protocols.consultation import Offer, Query
 from consilia.protocols.diagnosis import QueryState
-from consilia.values import Address, Digest
+from consilia.roles.credits import Credits
+from consilia.values import Digest
 
 Moving = Answered | AuditOpened | Scored | Challenged | Accepted | AnswersReleased | QueryClosed
 
 
 @dataclass
-class DiagnosisLog:
+class DiagnosisLog(Credits):
     """Everything that the ledger says of second opinions."""
 
     offers: dict[int, Offer] = field(default_factory=dict)
     queries: dict[Digest, Query] = field(default_factory=dict)
     transactions: dict[Digest, dict[str, Digest]] = field(default_factory=dict)
     """Of each query: the transaction of each event, by the event's name (the last one of a kind)."""
-    credited_wei: dict[Address, int] = field(default_factory=dict)
-    fetched_wei: dict[Address, int] = field(default_factory=dict)
-    claims: dict[Address, int] = field(default_factory=dict)
-    """How often each account has fetched its credit."""
-    open_wei: int = 0
-    """What the contract should hold: all that was paid in, less what was fetched."""
-
-    def owed_wei(self, account: Address) -> int:
-        """What an account can claim now."""
-        return self.credited_wei.get(account, 0) - self.fetched_wei.get(account, 0)
 
     def find(self, id_prefix: str) -> Query:
         """The query whose id begins so, in hex.
@@ -74,9 +65,7 @@ def fold_diagnosis(events: Iterable[Event]) -> DiagnosisLog:
         elif isinstance(event, Moving):
             _follow(log, event)
         elif isinstance(event, DiagnosisCreditPaid):
-            log.open_wei -= event.amount_wei
-            log.fetched_wei[event.account] = log.fetched_wei.get(event.account, 0) + event.amount_wei
-            log.claims[event.account] = log.claims.get(event.account, 0) + 1
+            log.fetch(event.account, event.amount_wei)
     return log
 
 
@@ -86,9 +75,8 @@ def _follow(log: DiagnosisLog, event: Moving) -> None:
     if isinstance(event, Answered):
         log.open_wei += query.offer.bond_wei
     elif isinstance(event, QueryClosed):
-        shares = ((query.hospital, event.hospital_wei), (query.offer.server, event.server_wei))
-        for account, amount_wei in shares:
-            log.credited_wei[account] = log.credited_wei.get(account, 0) + amount_wei
+        log.credit(query.hospital, event.hospital_wei)
+        log.credit(query.offer.server, event.server_wei)
 
 
 def _offered(event: ModelOffered) -> Offer:

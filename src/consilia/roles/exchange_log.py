@@ -22,6 +22,7 @@ from consilia.ledger.exchange_events import (
 )
 from consilia.protocols.card import Card, parse_card
 from consilia.protocols.exchange import Deal, DealState, Request
+from consilia.roles.credits import Credits
 from consilia.values import Address, ArtifactKind, Digest
 
 
@@ -56,21 +57,11 @@ class Listing:
 
 
 @dataclass
-class ExchangeLog:
+class ExchangeLog(Credits):
     """Everything that the ledger says of the exchange."""
 
     listings: dict[tuple[Address, Digest], Listing] = field(default_factory=dict)
     deals: dict[Digest, Deal] = field(default_factory=dict)
-    credited_wei: dict[Address, int] = field(default_factory=dict)
-    fetched_wei: dict[Address, int] = field(default_factory=dict)
-    claims: dict[Address, int] = field(default_factory=dict)
-    """How often each account has fetched its credit."""
-    open_wei: int = 0
-    """What the contract should hold: all that was paid in, less what was fetched."""
-
-    def owed_wei(self, account: Address) -> int:
-        """What an account can claim now."""
-        return self.credited_wei.get(account, 0) - self.fetched_wei.get(account, 0)
 
     def find(self, root_prefix: str, owner: Address = "") -> Listing:
         """The artifact whose root begins so, in hex; with an owner, that one's.
@@ -129,18 +120,11 @@ def fold_exchange(events: Iterable[Event]) -> ExchangeLog:
             if isinstance(event, Offered | Disputed):
                 log.open_wei += log.deals[event.deal_id].request.bond_wei
             elif isinstance(event, DealClosed):
-                _credit(log, event)
+                log.credit(log.deals[event.deal_id].buyer, event.buyer_wei)
+                log.credit(log.deals[event.deal_id].seller, event.seller_wei)
         elif isinstance(event, CreditPaid):
-            log.open_wei -= event.amount_wei
-            log.fetched_wei[event.account] = log.fetched_wei.get(event.account, 0) + event.amount_wei
-            log.claims[event.account] = log.claims.get(event.account, 0) + 1
+            log.fetch(event.account, event.amount_wei)
     return log
-
-
-def _credit(log: ExchangeLog, event: DealClosed) -> None:
-    deal = log.deals[event.deal_id]
-    for account, amount_wei in ((deal.buyer, event.buyer_wei), (deal.seller, event.seller_wei)):
-        log.credited_wei[account] = log.credited_wei.get(account, 0) + amount_wei
 
 
 def _list(log: ExchangeLog, event: UpdateRegistered | ArtifactRegistered) -> None:
