@@ -112,6 +112,11 @@ Confirmations = Literal["embedded", "finality", "proof-of-work"] | Annotated[int
 """A kind of engine (see CONFIRMATIONS), or a number of blocks with the event's own counted."""
 
 
+def depth_of(confirmations: Confirmations) -> int:
+    """The confirmations as a number of blocks."""
+    return confirmations if isinstance(confirmations, int) else CONFIRMATIONS[confirmations]
+
+
 class LedgerSection(_Section):
     """Where the ledger answers, and when what it tells is true."""
 
@@ -124,9 +129,7 @@ class LedgerSection(_Section):
     @property
     def depth(self) -> int:
         """The confirmations as a number."""
-        if isinstance(self.confirmations, int):
-            return self.confirmations
-        return CONFIRMATIONS[self.confirmations]
+        return depth_of(self.confirmations)
 
 
 class StoreSection(_Section):

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from consilia.errors import InputError
 from consilia.ledger.rpc import Rpc
-from consilia.settings import load_party
+from consilia.roles.audit import audit
+from consilia.roles.export import export
+from consilia.roles.ledger_view import open_view
+from consilia.settings import Network, load_party
 from tests.consortium import make_member
 
 pytestmark = pytest.mark.network
@@ -57,6 +61,14 @@ def test_a_consortium_on_another_evm(anvil: str, tmp_path: Path) -> None:
     assert "registry: the last hospital" in network("leave", "--home", hospital, "--yes", code=1)
     assert network("leave", "--home", server, "--yes")[0]["step"] == "left"
     assert network("show", "--home", hospital)[0]["electorate"] == 1
+    for home in (server, hospital):  # each member audits by itself, against the node that it asks
+        result = audit(home, lambda step, **facts: None)
+        assert result.chain is None and result.height > 5
+        assert Network.load(home).confirmations == 2
+        with open_view(home, None, None) as view:
+            assert view.source == anvil
+        with pytest.raises(InputError, match="only that chain can be exported"):
+            export(home, tmp_path / "export.zip")
 
 
 def test_options_that_do_not_fit_are_usage_errors(tmp_path: Path) -> None:

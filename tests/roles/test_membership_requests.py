@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 
 from consilia.crypto.keys import Identity
-from consilia.errors import InputError, PolicyError, TransactionRevertedError, VerificationError
+from consilia.errors import (
+    InputError,
+    LedgerUnreachableError,
+    PolicyError,
+    TransactionRevertedError,
+    VerificationError,
+)
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.registry import Kind
 from consilia.roles.home import MemberKeys
 from consilia.roles.joining import change, join, make_invite
+from consilia.roles.ledger_view import open_view
 from consilia.roles.membership import Invite, JoinRequest, new_record, signed_request
 from consilia.roles.voter import Voter
 from consilia.settings import Network, load_party
@@ -264,9 +271,22 @@ def test_equal_proposals_are_one(three: Consortium) -> None:
     assert not first.registry.is_active(subject, Role.HOSPITAL)
 
 
-def test_a_members_own_network_file_names_no_server(three: Consortium, tmp_path: Path) -> None:
+def test_a_members_own_network_file_says_where_its_ledger_is(three: Consortium, tmp_path: Path) -> None:
     newcomer(three, tmp_path)
     home = tmp_path / "newcomer"
-    if (home / "genesis.json").exists():
-        network = Network.load(home)
-        assert network.server is None and network.hospitals == (home,)
+    network = Network.load(home)
+    assert (network.server, network.hospitals, network.genesis) == (None, (home,), None)
+    assert (network.url, network.confirmations) == (three.url, 1)
+    with open_view(home, None, None) as view:
+        assert view.source == three.url and len(view.ledger.members()) == 4
+    # on the embedded chain it is in a file, and until the node has written that, at the node
+    made = Genesis(chain_id=1, timestamp=1, miners=(three.addresses[0],))
+    invite = invite_of(three, tmp_path).model_copy(
+        update={"url": "", "peers": ("http://127.0.0.1:1",), "genesis": made}
+    )
+    make_member(tmp_path / "embedded", "embedded")
+    options = {"certificate": b"", "days": 1, "port": 0, "store": None}
+    join(invite, tmp_path / "embedded", name="e", role="server", data=None, **options)  # type: ignore[arg-type]
+    assert Network.load(tmp_path / "embedded").url is None
+    with pytest.raises(LedgerUnreachableError), open_view(tmp_path / "embedded", None, None):
+        raise AssertionError("nobody listens there")

@@ -88,7 +88,8 @@ def create(
     founders = [founding.checked_founder(request, plan, keys) for request in requests]
     say("founders checked", founders=[request.name for request in requests])
     deployment = founding.found(home, plan, keys, founders)
-    founding.write_network(home, plan.store, embedded=plan.engine == "embedded")
+    elsewhere = plan.url if plan.engine == "rpc" else ""
+    founding.write_network(home, plan.store, elsewhere, plan.confirmations)
     say(
         "consortium founded",
         engine=plan.engine,

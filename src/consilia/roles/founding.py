@@ -36,6 +36,7 @@ from consilia.settings import (
     HospitalSettings,
     Network,
     StoreSection,
+    depth_of,
     load,
 )
 from consilia.values import Address, Role
@@ -198,15 +199,18 @@ def found(home: Path, plan: Plan, keys: MemberKeys, founders: Sequence[Founder])
     return deployment
 
 
-def write_network(home: Path, store: StoreSection, *, embedded: bool) -> None:
-    """Write where the pieces of this member lie, for its own audit; a node's chain file is one of them."""
-    if embedded and (home / SETTINGS_FILE).exists():
-        Network(
-            genesis=Path(GENESIS_FILE),
-            deployment=Path(DEPLOYMENT_FILE),
-            store=store,
-            hospitals=(Path(),),
-        ).save(home)
+def write_network(home: Path, store: StoreSection, url: str, confirmations: Confirmations) -> None:
+    """Write where the pieces of this member lie, for its own audit.
+
+    Args:
+        url: where another engine's ledger answers; "" on the embedded chain, whose file is in the node's folder.
+    """
+    if not (home / SETTINGS_FILE).exists():
+        return
+    told = {"url": url, "confirmations": depth_of(confirmations)} if url else {"genesis": Path(GENESIS_FILE)}
+    Network.model_validate(
+        {**told, "deployment": Path(DEPLOYMENT_FILE), "store": store, "hospitals": (Path(),)}
+    ).save(home)
 
 
 def _write_genesis(path: Path, plan: Plan, founders: Sequence[Founder]) -> None:

@@ -174,7 +174,7 @@ def _write_chain(invite: Invite, home: Path, store: StoreSection) -> None:
         invite.genesis.save(home / GENESIS_FILE)
     if invite.deployment is not None:
         invite.deployment.save(home / DEPLOYMENT_FILE)
-        write_network(home, store, embedded=invite.genesis is not None)
+        write_network(home, store, invite.url, invite.confirmations)
 
 
 def _next_account(home: Path, password: str) -> Signer:

@@ -32,6 +32,7 @@ from consilia.settings import (
     Network,
     ServerSettings,
     load,
+    load_party,
 )
 from consilia.values import Address
 
@@ -143,7 +144,9 @@ def find_chain(home: Path) -> ChainPlace:
     place = _place(home)
     if not place.files or place.genesis is None:
         raise InputError(
-            f"expected a chain file in {home}: give the home of a consortium, or of a hospital with a node"
+            f"expected a chain file of the embedded chain in {home}, and only that chain can be exported and replayed: "
+            "give the home of a consortium or of a hospital with a node; where the ledger is another network, "
+            "audit it in place with `consilia audit verify --home`"
         )
     with ExitStack() as stack:
         name, _ = _best_file(stack, place.files, Genesis.load(place.genesis))
@@ -177,7 +180,7 @@ def _consortium(home: Path) -> _Place:
     network = Network.load(home)
     files = {hospital.name: hospital / CHAIN_FILE for hospital in network.hospitals}
     there = {name: file for name, file in files.items() if file.exists()}
-    url = None if there or network.server is None else load(ServerSettings, network.server).ledger.url
+    url = None if there else network.url or load_party(network.server or home).ledger.url
     return _Place(network.deployment, names_of(home), there, network.genesis, url)
 
 
