@@ -436,6 +436,15 @@ def load_party(home: Path) -> HospitalSettings | ServerSettings:
     return _parse(HospitalSettings, raw, home) if "data" in raw else _parse(ServerSettings, raw, home)
 
 
+def store_at(place: Path) -> StoreSection:
+    """The store that an option names: a folder, or a TOML file with a section `store`, for a bucket.
+
+    Raises:
+        SettingsError: see `load`.
+    """
+    return load_store(place) if place.suffix == ".toml" else StoreSection(path=place.resolve())
+
+
 def load_store(path: Path) -> StoreSection:
     """Read a TOML file with a section `store` and nothing else; its relative paths start where it lies.
 

@@ -112,7 +112,9 @@ def test_with_the_store_and_the_servers_key_all_models_are_derived(
     keys = ExaminerKeys(load_identity(run.home / "server" / "keys" / "identity.key", PASSWORD))
     store = tmp_path / "store"
     shutil.copytree(run.home / "store", store)
-    result = check(honest, tmp_path, store=store, keys=keys)
+    named = tmp_path / "store.toml"
+    named.write_text('[store]\npath = "store"\n')  # as it would name a bucket
+    result = check(honest, tmp_path, store=named, keys=keys)
     assert (result.objects, result.models_rederived) == (1 + 3 + 6 + 2, 2)
     update = run.task().rounds[1].updates[0]
     (store / update.root.hex()[:2] / update.root.hex()).unlink()

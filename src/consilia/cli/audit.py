@@ -24,9 +24,13 @@ def _group() -> None:
 @app.command()
 def verify(
     file: Path | None = typer.Argument(None, help="An export of `consilia audit export`; no node is needed."),
-    home: Path | None = typer.Option(None, help="Or the home of a consortium, with its network.json."),
+    home: Path | None = typer.Option(
+        None, help="Or the home of a consortium or a member, with its network.json; on any engine."
+    ),
     store: Path | None = typer.Option(
-        None, help="With FILE: the store's folder; every registered root is read."
+        None,
+        exists=True,
+        help="With FILE: the store's folder, or a TOML file with a section store; every registered root is read.",
     ),
     identity: Path | None = typer.Option(
         None, help="With FILE and --store: the server's identity; every global model is derived again."
@@ -67,7 +71,7 @@ def export(
     home: Path = typer.Option(..., help="The home of a consortium, or of a hospital with a node."),
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
-    """Write a home's ledger into one zip that `consilia audit verify` checks anywhere. It holds no secret."""
+    """Write a home's embedded chain into one zip that `consilia audit verify` checks anywhere. It holds no secret."""
     from consilia.roles.export import export as write
 
     done = write(home, file)

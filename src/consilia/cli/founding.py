@@ -15,7 +15,7 @@ from consilia.cli.output import Format, Output
 if TYPE_CHECKING:
     from consilia.roles.founding import Plan
     from consilia.roles.home import MemberKeys
-    from consilia.settings import Confirmations, StoreSection
+    from consilia.settings import Confirmations
 
 FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
 IMAGES = typer.Option(None, exists=True, file_okay=False, help="A hospital's images.")
@@ -64,6 +64,7 @@ def create(
     from consilia.roles import founding
     from consilia.roles.home import free_ports, make_member
     from consilia.roles.membership import JoinRequest, new_record
+    from consilia.settings import store_at
     from consilia.values import Role
 
     home, say = home.resolve(), Output("network", output)
@@ -73,7 +74,7 @@ def create(
     with tell_password(home, say):
         keys = make_member(home, name or home.name, password_file, typed=True)
     own_port = port or free_ports(1)[0]
-    plan = founding.settle_plan(home, keys, engine.value, url, store_section(store), own_port, depth)
+    plan = founding.settle_plan(home, keys, engine.value, url, store_at(store), own_port, depth)
     invite = founding.founding_invite(plan, keys)
     if prepare:
         invite.save(home / "founding-invite.json")
@@ -99,13 +100,6 @@ def create(
         training=deployment.training,
         block=deployment.block,
     )
-
-
-def store_section(place: Path) -> StoreSection:
-    """The store that an option names: a folder, or a TOML file with a section store."""
-    from consilia.settings import StoreSection, load_store
-
-    return load_store(place) if place.suffix == ".toml" else StoreSection(path=place.resolve())
 
 
 def _check_founder_options(role: str, engine: EngineName, url: str, data: Path | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from consilia.cli.founding import FORMAT, IMAGES, PASSWORD_FILE, store_section, tell_password
+from consilia.cli.founding import FORMAT, IMAGES, PASSWORD_FILE, tell_password
 from consilia.cli.output import Format, Output
 
 
@@ -47,6 +47,7 @@ def join(
     from consilia.errors import InputError
     from consilia.roles import joining
     from consilia.roles.membership import Invite
+    from consilia.settings import store_at
 
     say, home = Output("network", output), home.resolve()
     content = certificate.read_bytes() if certificate else b""
@@ -67,7 +68,7 @@ def join(
             certificate=content,
             days=days or 365,
             port=port,
-            store=store_section(store) if store else None,
+            store=store_at(store) if store else None,
             password_file=password_file,
         )
     say(

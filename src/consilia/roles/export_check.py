@@ -30,8 +30,10 @@ from consilia.roles.audit_money import check_diagnosis, check_escrow, check_exch
 from consilia.roles.export import CONTENTS, MANIFEST, describe, made_contracts, manifest, pack
 from consilia.roles.progress import Report
 from consilia.roles.registered import check_objects, registered_objects
+from consilia.roles.stores import open_store
 from consilia.roles.task_log import TaskLog, fold
-from consilia.store.directory import DirectoryStore
+from consilia.settings import store_at
+from consilia.store import ArtifactStore
 from consilia.values import Address, Digest, Json, canonical_json, parse_json
 
 MOST_BYTES = 1 << 30
@@ -64,7 +66,7 @@ def check_export(
     """Check an export: its members, every block and receipt, registry, roots, contracts and money.
 
     Args:
-        store: the folder of sealed artifacts; then every registered root is read as well.
+        store: the folder of sealed artifacts, or a TOML file with a section store; every registered root is read.
         keys: what opens the artifacts; then every global model is derived again. Needs the store.
 
     Raises:
@@ -87,7 +89,7 @@ def check_export(
             report("roots, registry and contracts checked")
             result = _check_contracts(chain, deployment, report)
         if store is not None:
-            _check_artifacts(result, DirectoryStore(store), keys, Path(work), report)
+            _check_artifacts(result, open_store(store_at(store)), keys, Path(work), report)
     return result
 
 
@@ -302,7 +304,7 @@ def _check_contracts(chain: Chain, deployment: Deployment, report: Report) -> Ex
 
 
 def _check_artifacts(
-    result: ExportResult, store: DirectoryStore, keys: ExaminerKeys | None, work: Path, report: Report
+    result: ExportResult, store: ArtifactStore, keys: ExaminerKeys | None, work: Path, report: Report
 ) -> None:
     found = check_objects(store, registered_objects(result.events), report)
     result.objects, result.objects_not_in_order = found.there, found.not_in_order
