@@ -12,7 +12,7 @@ from consilia.protocols.assurance import STANDARD, Assurance
 from consilia.protocols.consultation import OfferCard, Query
 from consilia.protocols.diagnosis import ImageFormat, ImageRole, QueryImage, QueryState
 from consilia.protocols.findings import Finding
-from consilia.roles.answering import Answering, OfferedModel
+from consilia.roles.answering import Answering, Diagnoser, OfferedModel
 from consilia.roles.consultation import Consultation, Opinion
 from consilia.values import Digest
 from tests.consortium import Consortium
@@ -89,17 +89,26 @@ def wrong_place(place: int, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
 class Clinic:
     """Hospital 1 asks, the server answers."""
 
-    def __init__(self, town: Consortium, seer: Seer | None = None, answer_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        town: Consortium,
+        seer: Seer | None = None,
+        answer_seconds: float = 0.0,
+        bond_wei: int = BOND_WEI,
+        load: Callable[[], Diagnoser] | None = None,
+    ) -> None:
         self.town = town
         self.seer = seer or Seer()
         self.answer_seconds = answer_seconds
+        self.bond_wei = bond_wei
+        self.load: Callable[[], Diagnoser] = load or (lambda: self.seer)
         self.hospital: Consultation = town.hospitals[0].consultation
         self.server = self.new_server()
         self.server.offer()
 
     def new_server(self) -> Answering:
         card = OfferCard("rectangles", FORMAT)
-        model = OfferedModel(MODEL, CODE_BOOK, card, PRICE_WEI, BOND_WEI, lambda: self.seer)
+        model = OfferedModel(MODEL, CODE_BOOK, card, PRICE_WEI, self.bond_wei, lambda: self.load())
         return Answering(self.town.server, [model], self.answer_seconds)
 
     def restart(self) -> None:

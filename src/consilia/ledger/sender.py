@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from consilia.crypto.custody import Signer
-from consilia.errors import LedgerError, RpcError, TransactionRevertedError, TransactionTimeoutError
+from consilia.errors import (
+    LedgerError,
+    RpcError,
+    TransactionRefusedError,
+    TransactionRevertedError,
+    TransactionTimeoutError,
+)
 from consilia.ledger.chain import AGREEMENT_SECONDS, Chain
 from consilia.ledger.contracts import revert_reason
 from consilia.ledger.outbox import Outbox, OutboxEntry, Signed
@@ -107,7 +113,8 @@ class Sender:
             TransactionRevertedError: the contract refused. Nothing happened, so the key is free again.
             TransactionTimeoutError: no block took it yet; calling again goes on with the same bytes.
             LedgerUnreachableError: no node answers; the same holds.
-            LedgerError: the node refuses it (as for want of funds), or the key stands for another call.
+            TransactionRefusedError: the node refuses it, as for want of funds.
+            LedgerError: the key stands for another call.
         """
         entry, fresh = self._keep(key, call)
         try:
@@ -191,7 +198,7 @@ class Sender:
                 if fresh and waiting.key == entry.key:  # no node has ever had it
                     self._outbox.discard(self._chain_id, self.address, entry.key)
                     self._chain_nonce = None  # another process of this home may have used it meanwhile
-                raise LedgerError(f"the ledger node refused {waiting.key!r}: {refusal}")
+                raise TransactionRefusedError(f"the ledger node refused {waiting.key!r}: {refusal}")
 
     def _offer(self, entry: OutboxEntry) -> str:
         """Give a transaction to the node; why it does not take it, or "" if it has it."""

@@ -16,10 +16,12 @@ from typing import Protocol
 
 from consilia.artifact import read_frame
 from consilia.errors import (
+    ConsiliaError,
     DatasetError,
     InputError,
     StoreError,
     StoreUnreachableError,
+    TransactionRefusedError,
     TransactionRevertedError,
     VerificationError,
 )
@@ -43,6 +45,21 @@ from consilia.roles.consultation import both_active, claim_credit
 from consilia.roles.diagnosis_log import DiagnosisLog, fold_diagnosis
 from consilia.roles.party import Party
 from consilia.values import Digest, Json
+
+MODEL_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ConsiliaError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a model, its weights and its device raise: it costs the query, not the server, nor a task that it runs."""
 
 
 class Diagnoser(Protocol):
@@ -136,6 +153,8 @@ class Answering:
             self._take(step, query)
         except TransactionRevertedError as error:
             self._say(query, "answering step refused", reason=error.reason)
+        except TransactionRefusedError as error:  # as for want of gas; again with the next block
+            self._say(query, "the ledger's node refused a step", reason=str(error))
         except (StoreError, InputError) as error:  # no hospital's fault; again with the next block
             self._say(query, "store failed", reason=str(error))
 
@@ -165,6 +184,9 @@ class Answering:
                 self.party.state.remember(f"diagnosis/refusal/{query.query_id}", refusal)
         if time.time() < self._answer_at(query):
             return  # a refusal waits too: its time tells how far the server came
+        if refusal is None and self.party.ledger.balance_wei(self.party.address) < query.offer.bond_wei:
+            refusal = "this server cannot post its bond now"
+            self.party.state.remember(f"diagnosis/refusal/{query.query_id}", refusal)
         if refusal is not None:
             self.contract.refuse(f"diagnosis/refuse/{query.query_id}", query.query_id, refusal)
             self._say(query, "query refused", reason=refusal)
@@ -201,8 +223,7 @@ class Answering:
         text = self.party.state.fact(name)
         if text is None:
             package = self._open(query)
-            reports = self._diagnoser(query).diagnose(package.pixels)
-            kept = [[item.hex() for item in package.label_secrets], [to_words(item) for item in reports]]
+            kept = [[item.hex() for item in package.label_secrets], self._diagnosed(query, package)]
             text = self.party.state.remember_once(name, json.dumps(kept))
         label_secrets, words = json.loads(text)
         return OwnAnswer(
@@ -211,6 +232,24 @@ class Answering:
             tuple(bytes.fromhex(item) for item in label_secrets),
             tuple(from_words(item) for item in words),
         )
+
+    def _diagnosed(self, query: Query, package: Package) -> list[tuple[int, ...]]:
+        """The reports' words, in the order of the images.
+
+        Raises:
+            DatasetError: an image cannot be read, or the model fails; why it does stays with this server.
+        """
+        try:
+            reports = [to_words(item) for item in self._diagnoser(query).diagnose(package.pixels)]
+            if len(reports) != len(package.pixels):
+                raise ValueError(f"expected a report for each of {query.images} images, got {len(reports)}")
+        except DatasetError:
+            raise
+        except MODEL_FAILURES as error:
+            text = (error.strerror or "") if isinstance(error, OSError) else str(error)  # no path in a log
+            self._say(query, "the model failed", error=type(error).__name__, reason=text.partition("\n")[0])
+            raise DatasetError("this server's model failed") from error
+        return reports
 
     def _model(self, query: Query) -> OfferedModel:
         model = next((model for model in self.models if model.is_of(query.offer)), None)

@@ -19,6 +19,7 @@ from consilia.errors import (
     ObjectDamagedError,
     ObjectMissingError,
     StoreError,
+    TransactionRefusedError,
     TransactionRevertedError,
     VerificationError,
 )
@@ -194,6 +195,8 @@ class Consultation:
             self._take(step, query)
         except TransactionRevertedError as error:
             self._say(query.query_id, "consultation step refused", reason=error.reason)
+        except TransactionRefusedError as error:  # as for want of gas; again with the next block
+            self._say(query.query_id, "the ledger's node refused a step", reason=str(error))
         except (StoreError, VerificationError, InputError) as error:
             self._say(query.query_id, "consultation step failed", reason=str(error))
 
@@ -336,5 +339,7 @@ def claim_credit(party: Party, contract: DiagnosisContract, log: DiagnosisLog) -
         contract.claim(f"diagnosis/claim/{log.claims.get(party.address, 0)}")
     except TransactionRevertedError as error:
         party.report("claim refused", reason=error.reason)
+    except TransactionRefusedError as error:
+        party.report("claim refused", reason=str(error))
     else:
         party.report("claimed", amount_wei=str(owed_wei))
