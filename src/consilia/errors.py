@@ -1,7 +1,7 @@
 """Every error that Consilia raises on purpose, grouped by whose fault it is.
 
 A message says what was expected, what came, and what to do. The command line turns each group into an exit code:
-1 failed, 2 usage, 3 unreachable, 4 refused by policy, 5 verification failed.
+1 failed, 2 usage, 3 unreachable, 4 refused by policy, 5 verification failed, 6 not yet: the same command again later.
 """
 
 
@@ -72,6 +72,15 @@ class PolicyError(ConsiliaError):
 
 class ArchiveError(PolicyError):
     """The hospital's archive cannot hide a case: too few matched images, or images that differ from it visibly."""
+
+
+# Another member's turn
+
+
+class NotYetError(ConsiliaError):
+    """Nothing is wrong: somebody else has to act first, and the same command goes on later."""
+
+    exit_code = 6
 
 
 # A peer's misbehaviour

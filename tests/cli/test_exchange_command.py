@@ -39,12 +39,16 @@ def test_from_registering_to_the_receipt(town: Consortium, cli: Cli, tmp_path: P
     assert offer["root"] == root and offer["price_wei"] == "1000" and offer["attested"] == "by nobody"
     assert "4 images of 2 patients" in offer["description"] and PATIENT not in json.dumps(offer)
     deal = str(step(cli("exchange", "request", root[:12], home="hospital-2"), "requested")["deal"])
-    assert not cli("exchange", "request", root[:12], home="hospital-2")  # it has asked already
+    (again,) = cli("exchange", "request", root[:12], home="hospital-2")
+    assert again["step"] == "asked already" and again["deal"] == deal
+    for terms in (("--arbiter", "0x12"), ("--arbiter", f"0x{'12' * 20}"), ("--price-wei", str(10**40))):
+        cli("exchange", "request", root[:12], *terms, home="hospital-2", code=2)
+        assert "expected" in cli.errors
     (asked,) = cli("exchange", "inbox")
     assert asked["deal"] == deal and asked["policy"] == "admits it" and asked["price_wei"] == "1000"
-    cli("exchange", "fetch", deal[:8], home="hospital-2", code=2)  # the owner has not decided
+    cli("exchange", "fetch", deal[:8], home="hospital-2", code=6)  # the owner has not decided
     step(cli("exchange", "grant", deal[:8]), "offered")
-    cli("exchange", "fetch", deal, home="hospital-2", code=2)  # confirmed; the owner has to reveal
+    cli("exchange", "fetch", deal, home="hospital-2", code=6)  # confirmed; the owner has to reveal
     town.hospitals[0].exchange.advance()
     said = cli("exchange", "fetch", deal, home="hospital-2")
     folder = Path(step(said, "added to the training data")["folder"])
@@ -71,17 +75,31 @@ def test_denied_and_disputed(town: Consortium, cli: Cli) -> None:
     assert "ethics board" in cli.errors
     second = str(cli("exchange", "request", root, home="hospital-2")[-1]["deal"])
     cli("exchange", "grant", second)
-    cli("exchange", "fetch", second, home="hospital-2", code=2)
+    cli("exchange", "fetch", second, home="hospital-2", code=6)
     town.hospitals[0].exchange.advance()
+    cli("exchange", "dispute", second, code=2)
+    assert "the buyer alone can complain" in cli.errors
+    cli("exchange", "dispute", first, home="hospital-2", code=2)
+    assert "is refunded" in cli.errors
     step(cli("exchange", "dispute", second, home="hospital-2"), "disputed")
+    assert cli("exchange", "offers", home="server")[0]["root"] == root  # a server reads, and judges
+    (waiting,) = cli("exchange", "inbox", home="server")
+    assert (waiting["step"], waiting["deal"], waiting["side"]) == ("to judge", second, "arbiter")
+    looked = step(cli("exchange", "rule", "--look", home="server"), "would rule")
+    assert looked["for_buyer"] is False and cli("exchange", "inbox", home="server") != []
+    assert {line["state"] for line in cli("exchange", "ls", home="server")} == {"refunded", "disputed"}
     ruled = step(cli("exchange", "rule", home="server"), "ruled")
     assert ruled["deal"] == second and ruled["for_buyer"] is False
     assert cli("exchange", "rule", home="server")[-1]["step"] == "nothing to judge"
+    assert cli("exchange", "inbox", home="server")[-1]["step"] == "nothing waits"
     cli("exchange", "attest", root, home="server", code=2)  # a data set is not sealed to it
     assert {line["state"] for line in cli("exchange", "ls")} == {"refunded", "paid"}
 
 
 def test_words_that_lead_nowhere(cli: Cli) -> None:
+    assert cli("exchange", "inbox")[-1]["step"] == "nothing waits"
+    assert cli("exchange", "ls")[-1]["step"] == "no deals"
+    assert cli("exchange", "offers")[-1]["step"] == "nothing on offer"
     cli("exchange", "request", "abcdef", code=2)
     cli("exchange", "grant", "abcdef", code=2)
     cli("exchange", "receipt", home=None, code=2)

@@ -81,6 +81,11 @@ def test_wrong_use_is_exit_code_2(town, tmp_path):
     done = consilia("store", "copy", "--home", home, "--to", tmp_path / "more.toml")
     assert done.returncode == 2 and "[store] alone" in done.stderr
     assert consilia("store", "status", "--home", tmp_path).returncode == 2
+    (tmp_path / "consilia.toml").write_text(
+        (home / "consilia.toml").read_text().replace("../store", "typo/store")
+    )
+    done = consilia("store", "status", "--home", tmp_path)
+    assert done.returncode == 3 and "is it mounted" in done.stderr and not (tmp_path / "typo").exists()
     assert consilia("data", "erase", "nonsense", "--home", home, "--yes").returncode == 2
     done = consilia("data", "erase", "00" * 32, "--home", home, "--yes")
     assert done.returncode == 2 and "that this home sealed" in done.stderr

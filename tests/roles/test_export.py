@@ -89,6 +89,8 @@ def test_the_same_chain_gives_the_same_bytes(run: Consortium, honest: bytes, tmp
     assert done.sha256 == Digest.of(honest) and done.size_bytes == len(honest)
     with pytest.raises(InputError, match="overwrites nothing"):
         export(run.home, tmp_path / "again.zip")
+    with pytest.raises(InputError, match="a place for the export"):
+        export(run.home, tmp_path / "nowhere" / "again.zip")
     with pytest.raises(InputError, match="chain file"):
         export(run.home / "server", tmp_path / "server.zip")
 

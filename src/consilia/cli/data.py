@@ -72,9 +72,10 @@ def erase(
 def _check_sales(exchange: Exchange, root: Digest, force: bool, say: Output) -> None:
     """Somebody has paid, or is about to: an artifact that is owed to it is not erased without a word."""
     from consilia.errors import LedgerUnreachableError, PolicyError
+    from consilia.roles.withdrawal import sales
 
     try:
-        open_deals = exchange.sales(root)
+        open_deals = sales(exchange, root)
     except LedgerUnreachableError:
         if not force:
             raise
@@ -90,9 +91,10 @@ def _check_sales(exchange: Exchange, root: Digest, force: bool, say: Output) -> 
 
 def _withdraw(exchange: Exchange, root: Digest, force: bool, say: Output) -> None:
     from consilia.errors import LedgerError
+    from consilia.roles.withdrawal import withdraw
 
     try:
-        exchange.withdraw(root)
+        withdraw(exchange, root)
     except LedgerError as error:
         if not force:
             raise

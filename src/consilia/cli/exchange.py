@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from consilia.cli.accounts import parse_account
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
@@ -28,13 +29,17 @@ def _group() -> None:
 
 
 def open_exchange(home: Path, output: Format) -> Exchange:
-    """A hospital's part in exchanges, on its home; its `hospital run` may be at work beside it."""
+    """A party's part in exchanges, on its home; its `hospital run` may be at work beside it.
+
+    Deals are between hospitals; a server or an auditor looks, and judges.
+    """
     from consilia.roles.exchange import Exchange
     from consilia.roles.party import Party
-    from consilia.settings import HospitalSettings, load
+    from consilia.settings import ExchangeSection, HospitalSettings, load_party
 
-    settings = load(HospitalSettings, home)
-    return Exchange(Party(home, settings, Output(settings.name, output)), settings.exchange)
+    settings = load_party(home)
+    policy = settings.exchange if isinstance(settings, HospitalSettings) else ExchangeSection()
+    return Exchange(Party(home, settings, Output(settings.name, output)), policy)
 
 
 @app.command()
@@ -68,23 +73,33 @@ def request(
     listing = exchange.log().find(root)
     price = price_wei if price_wei is not None else listing.price_wei or 0
     bond = bond_wei if bond_wei is not None else price // 10
-    exchange.request(listing, Terms(price, bond, arbiter or _first_arbiter(exchange)))
+    exchange.request(
+        listing, Terms(price, bond, parse_account(arbiter) if arbiter else _first_arbiter(exchange))
+    )
 
 
 @app.command()
 def inbox(home: Path = HOME, output: Format = FORMAT) -> None:
-    """Requests that wait for this hospital's decision."""
+    """Requests that wait for this hospital's decision; at an arbiter's, the disputes that wait for its ruling."""
+    from consilia.cli.ledger.words import time_text
     from consilia.protocols.exchange import DealState, objections
 
     exchange = open_exchange(home, output)
-    log = exchange.log()
+    log, own, waiting = exchange.log(), exchange.party.address, False
     for deal in log.deals.values():
-        if deal.seller == exchange.party.address and deal.state is DealState.OPEN:
+        if deal.request.arbiter == own and deal.state is DealState.DISPUTED:
+            waiting = True
+            facts = _deal_facts(deal, exchange, log)
+            exchange.party.report("to judge", **facts, until=time_text(deal.deadline))
+        elif deal.seller == own and deal.state is DealState.OPEN:
+            waiting = True
             listing = log.listing_of(deal)
             listed_wei = (listing.price_wei if listing else None) or 0
             against = objections(deal.request, deal.buyer, listed_wei, exchange.policy)
             facts = _deal_facts(deal, exchange, log)
             exchange.party.report("asked for", **facts, policy="; ".join(against) or "admits it")
+    if not waiting:
+        exchange.party.report("nothing waits")
 
 
 @app.command()
@@ -130,11 +145,11 @@ def fetch(
 def withdraw(root: str = ROOT, home: Path = HOME, output: Format = FORMAT) -> None:
     """Take no more requests for an artifact of yours, for good; open deals go on."""
     from consilia.errors import InputError
+    from consilia.roles.withdrawal import withdraw as withdraw_artifact
 
     exchange = open_exchange(home, output)
-    log = exchange.log()
-    listing = log.find(root, exchange.party.address)
-    if not exchange.withdraw(listing.root):
+    listing = exchange.log().find(root, exchange.party.address)
+    if not withdraw_artifact(exchange, listing.root):
         raise InputError(
             f"artifact {listing.root} is withdrawn already, or an update that was never registered for exchange"
         )
@@ -193,7 +208,11 @@ def dispute(deal: str = DEAL, home: Path = HOME, output: Format = FORMAT) -> Non
 
 
 @app.command()
-def rule(home: Path = HOME, output: Format = FORMAT) -> None:
+def rule(
+    home: Path = HOME,
+    look: bool = typer.Option(False, "--look", help="Only say what you would rule, and why."),
+    output: Format = FORMAT,
+) -> None:
     """As the arbiter: open every disputed artifact that is yours to judge, by the buyer's steps, and rule."""
     from consilia.roles.arbiter import Arbiter
     from consilia.roles.party import Party
@@ -201,7 +220,7 @@ def rule(home: Path = HOME, output: Format = FORMAT) -> None:
 
     settings = load(ServerSettings, home)
     party = Party(home, settings, Output(settings.name, output))
-    if not Arbiter(party).advance():
+    if not Arbiter(party).advance(only_look=look):
         party.report("nothing to judge")
 
 
@@ -240,12 +259,18 @@ def attest(
 
 @app.command("ls")
 def list_deals(home: Path = HOME, output: Format = FORMAT) -> None:
-    """All deals of this hospital, as buyer and as seller."""
+    """All deals of this party, as buyer, seller or arbiter."""
     exchange = open_exchange(home, output)
     log = exchange.log()
-    for deal in log.deals.values():
-        if exchange.party.address in (deal.buyer, deal.seller):
-            exchange.party.report("deal", **_deal_facts(deal, exchange, log))
+    mine = [
+        deal
+        for deal in log.deals.values()
+        if exchange.party.address in (deal.buyer, deal.seller, deal.request.arbiter)
+    ]
+    for deal in mine:
+        exchange.party.report("deal", **_deal_facts(deal, exchange, log))
+    if not mine:
+        exchange.party.report("no deals")
 
 
 def _facts(listing: Listing) -> dict[str, str]:
@@ -267,11 +292,14 @@ def _facts(listing: Listing) -> dict[str, str]:
 def _deal_facts(deal: Deal, exchange: Exchange, log: ExchangeLog) -> dict[str, str]:
     listing = log.listing_of(deal)
     card = listing.described if listing else None
+    sides = {deal.request.arbiter: "arbiter", deal.seller: "seller", deal.buyer: "buyer"}
+    side = sides[exchange.party.address]
+    others = {"other": deal.seller if side == "buyer" else deal.buyer}
     return {
         "deal": str(deal.deal_id),
-        "side": "buyer" if deal.buyer == exchange.party.address else "seller",
+        "side": side,
         "state": deal.state.name.lower(),
-        "other": deal.seller if deal.buyer == exchange.party.address else deal.buyer,
+        **({"buyer": deal.buyer, "seller": deal.seller} if side == "arbiter" else others),
         "root": str(deal.request.root),
         "title": card.title if card else "",
         "price_wei": str(deal.request.price_wei),

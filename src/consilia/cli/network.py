@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from consilia.cli.accounts import parse_account
 from consilia.cli.founding import FORMAT, create
 from consilia.cli.joining import invite, join
 from consilia.cli.output import Format, Output
@@ -82,7 +83,7 @@ def vote(
     elif quorum:
         outcome = voter.propose_quorum(quorum, 25 if emergency_quorum is None else emergency_quorum)
     elif asked:
-        outcome = voter.propose(asked[0][0], _account(asked[0][1]))
+        outcome = voter.propose(asked[0][0], parse_account(asked[0][1]))
     elif proposal_id is not None:
         outcome = voter.vote(proposal_id)
     else:
@@ -139,16 +140,6 @@ def show(home: Path = HOME, output: Format = FORMAT) -> None:
         suspends_at_once=f"more than {emergency_percent} %, at least 2",
         open_proposals=len(voter.open_proposals()),
     )
-
-
-def _account(text: str) -> str:
-    from eth_utils.address import is_address, to_checksum_address
-
-    from consilia.errors import InputError
-
-    if not is_address(text):
-        raise InputError(f"expected an account as `consilia network members` shows it, got {text!r}")
-    return str(to_checksum_address(text))
 
 
 def _show_members(listed: list[Member], output: Format) -> None:

@@ -27,10 +27,10 @@ def _group() -> None:
 @app.command()
 def status(home: Path = HOME, output: Format = FORMAT) -> None:
     """Whether the store answers, and how much is in it."""
-    from consilia.roles.stores import open_store
+    from consilia.roles.stores import find_store
 
     settings, say = _settings(home), Output("store", output)
-    store = open_store(settings.store)
+    store = find_store(settings.store)
     ages = sorted(found.modified_seconds for found in store.objects())
     say(
         "status",
@@ -60,10 +60,10 @@ def fsck(
     from consilia.roles.erasure import tombstones
     from consilia.roles.keys import show_keys
     from consilia.roles.storekeeping import Claim, Condition, examine, read_claims
-    from consilia.roles.stores import open_store
+    from consilia.roles.stores import find_store
 
     settings, say = _settings(home), Output("store", output)
-    store = open_store(settings.store)
+    store = find_store(settings.store)
     claims = read_claims(settings.ledger, show_keys(settings.keys).address)
     erased = {(tombstone.root, tombstone.owner) for tombstone in tombstones(home)}
     named = {claim.root for claim in claims}
@@ -106,10 +106,10 @@ def gc(
 ) -> None:
     """Delete what neither the ledger nor this party needs: envelopes never registered, uploads never finished."""
     from consilia.roles.storekeeping import collect, find_garbage, own_roots, read_claims
-    from consilia.roles.stores import open_store
+    from consilia.roles.stores import find_store
 
     settings, say = _settings(home), Output("store", output)
-    store = open_store(settings.store)
+    store = find_store(settings.store)
     kept = {claim.root for claim in read_claims(settings.ledger)} | own_roots(home)
     garbage = find_garbage(store, kept, older_than_hours * HOUR_SECONDS)
     for found in garbage.objects:
@@ -133,15 +133,15 @@ def copy(
 ) -> None:
     """Copy every object between the home's store and another, each checked on its way; run again, it goes on."""
     from consilia.errors import ObjectDamagedError, VerificationError
-    from consilia.roles.stores import open_store
+    from consilia.roles.stores import find_store, open_store
     from consilia.settings import load_store
     from consilia.store.verified import copy_object
 
     other = to or source
     if other is None or (to and source):
         raise typer.BadParameter("expected either --to or --from")
-    stores = [open_store(_settings(home).store), open_store(load_store(other))]
-    origin, target = stores if to else reversed(stores)
+    own, section = _settings(home).store, load_store(other)
+    origin, target = (find_store(own), open_store(section)) if to else (find_store(section), open_store(own))
     say = Output("store", output)
     copied, there, copied_bytes, damaged = 0, 0, 0, 0
     for root in origin.roots():

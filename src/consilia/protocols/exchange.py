@@ -30,6 +30,9 @@ ATTESTATION_TYPE = (
     "uint8 verdict,bytes32 noteDigest)"
 )
 
+MAX_WEI = 2**128
+"""The contract takes less than that as a price or a bond."""
+
 REVEAL_MARGIN_SECONDS = 600
 """A t that is published and comes too late is a gift: with less time than this left, the seller keeps it."""
 

@@ -20,23 +20,25 @@ class Arbiter:
         self.party = party
         self.contract = ExchangeContract(party.ledger)
 
-    def disputes(self) -> list[Deal]:
-        """Every open dispute that is this party's to judge, the oldest first."""
-        return self._mine(fold_exchange(self.party.events()))
-
-    def advance(self) -> list[Deal]:
+    def advance(self, only_look: bool = False) -> list[Deal]:
         """Rule on every open dispute that is this party's to judge; the deals that it ruled on.
 
-        One deal that nobody can judge holds up no other: silence pays the seller, so it would be an attack.
+        To only look is to do the same, and to tell the ruling instead of putting it onto the ledger. One deal that
+        nobody can judge holds up no other: silence pays the seller, so it would be an attack.
 
         Raises:
             VerificationError: some are not ruled on, each was reported with its reason; all others are.
         """
         log = fold_exchange(self.party.events())
-        mine, ruled = self._mine(log), []
+        mine = [
+            deal
+            for deal in log.deals.values()
+            if deal.state is DealState.DISPUTED and deal.request.arbiter == self.party.address
+        ]
+        ruled = []
         for deal in mine:
             try:
-                self._rule(deal, log)
+                self._rule(deal, log, only_look)
                 ruled.append(deal)
             except (StoreError, VerificationError) as error:
                 self.party.report("not ruled", deal=str(deal.deal_id), reason=str(error))
@@ -49,25 +51,16 @@ class Arbiter:
             )
         return ruled
 
-    def look(self, deal: Deal) -> Finding:
-        """What this arbiter would find; nothing goes onto the ledger. Raises StoreError, VerificationError."""
-        return self._judge(deal, fold_exchange(self.party.events()))
-
-    def _mine(self, log: ExchangeLog) -> list[Deal]:
-        return [
-            deal
-            for deal in log.deals.values()
-            if deal.state is DealState.DISPUTED and deal.request.arbiter == self.party.address
-        ]
-
-    def _rule(self, deal: Deal, log: ExchangeLog) -> None:
+    def _rule(self, deal: Deal, log: ExchangeLog, only_look: bool) -> None:
         if self.party.ledger.confirmed_block().timestamp >= deal.deadline:
             raise VerificationError("the time to rule is over: the deal settles as if nobody had judged")
         finding = self._judge(deal, log)
         for_buyer = finding.verdict is not Verdict.AS_REGISTERED
         reason = (finding.reason or "it opens as registered").encode()[:128].decode(errors="ignore")
-        self.contract.rule(f"exchange/rule/{deal.deal_id}", deal.deal_id, for_buyer, reason)
-        self.party.report("ruled", deal=str(deal.deal_id), for_buyer=for_buyer, reason=reason)
+        if not only_look:
+            self.contract.rule(f"exchange/rule/{deal.deal_id}", deal.deal_id, for_buyer, reason)
+        said = "would rule" if only_look else "ruled"
+        self.party.report(said, deal=str(deal.deal_id), for_buyer=for_buyer, reason=reason)
 
     def _judge(self, deal: Deal, log: ExchangeLog) -> Finding:
         """What the arbiter finds itself; evidence that is not the s^ of this deal is a complaint without ground."""

@@ -21,9 +21,10 @@ from consilia.errors import (
     VerificationError,
 )
 from consilia.ledger.exchange import ExchangeContract
-from consilia.ledger.exchange_events import ArtifactRegistered
 from consilia.protocols.exchange import (
+    MAX_WEI,
     Deal,
+    DealState,
     ExchangePolicy,
     Request,
     SealedOffer,
@@ -43,7 +44,7 @@ from consilia.roles.examination import Finding, examine, place_of
 from consilia.roles.exchange_log import ExchangeLog, Listing, fold_exchange
 from consilia.roles.party import Party
 from consilia.roles.task_log import fold
-from consilia.values import Address, Digest
+from consilia.values import Address, Digest, Role
 
 REQUEST_SECONDS = 7 * 86_400
 """How long an owner has to answer: it may have to ask a person."""
@@ -132,28 +133,6 @@ class Exchange:
         self._decide(deal, f"deny {reason}")
         self._consider(deal, log)
 
-    def sales(self, root: Digest) -> list[Deal]:
-        """The deals in which this hospital still owes an artifact to somebody."""
-        deals = self.log().deals.values()
-        mine = [deal for deal in deals if (deal.seller, deal.request.root) == (self.party.address, root)]
-        return [deal for deal in mine if not deal.state.over]
-
-    def withdraw(self, root: Digest) -> bool:
-        """Take no more requests for an artifact, for good; open deals go on. Whether there was anything to withdraw.
-
-        An update that was never registered here cannot be withdrawn: requests for it are denied once it is erased.
-        """
-        address = self.party.address
-        registered = any(
-            isinstance(event, ArtifactRegistered) and (event.owner, event.root) == (address, root)
-            for event in self.party.events()
-        )
-        if not registered or self.log().listings[address, root].withdrawn:
-            return False
-        self.contract.withdraw(f"exchange/withdraw/{root}", root)
-        self.party.report("withdrawn", root=str(root))
-        return True
-
     def _decide(self, deal: Deal, decision: str) -> None:
         if deal.seller != self.party.address:
             raise InputError(f"deal {deal.deal_id} is {deal.seller}'s to decide")
@@ -226,13 +205,15 @@ class Exchange:
         is not asked for twice.
 
         Raises:
-            InputError: it is one's own, withdrawn, or an update that training never took.
+            InputError: it is one's own, withdrawn, or an update that training never took; or the terms cannot be.
         """
+        self._check_terms(terms, listing.owner)
         if listing.owner == self.party.address or listing.withdrawn or not listing.genuine:
             raise InputError(f"artifact {listing.root} is your own, withdrawn, or not what training took")
         for deal in self.log().deals.values():
             mine = deal.buyer == self.party.address and not deal.state.over
             if mine and (deal.seller, deal.request.root) == (listing.owner, listing.root):
+                self._say(deal, "asked already", state=deal.state.name.lower(), arbiter=deal.request.arbiter)
                 return deal.deal_id
         request = self._signed_request(listing, terms)
         deal_id = request.deal_id(self.domain)
@@ -241,6 +222,15 @@ class Exchange:
         )
         self._say_id(deal_id, "requested", root=str(listing.root), price_wei=str(request.price_wei))
         return deal_id
+
+    def _check_terms(self, terms: Terms, owner: Address) -> None:
+        """What the contract would refuse, in words, before anything is signed."""
+        if max(terms.price_wei, terms.bond_wei) >= MAX_WEI:
+            raise InputError(f"expected a price and a bond of less than {MAX_WEI} wei")
+        registry = self.party.ledger.registry
+        judges = any(registry.is_active(terms.arbiter, role) for role in (Role.AUDITOR, Role.SERVER))
+        if terms.arbiter in (self.party.address, owner) or not judges:
+            raise InputError(f"expected an active auditor or server as the arbiter, got {terms.arbiter}")
 
     def _signed_request(self, listing: Listing, terms: Terms) -> Request:
         nonce = self.contract.nonce(self.party.address)
@@ -358,7 +348,17 @@ class Exchange:
         return folder / f"{deal.deal_id}.json"
 
     def dispute(self, deal: Deal) -> None:
-        """Step 5: complain to the arbiter; the bond goes to who is right."""
+        """Step 5: complain to the arbiter; the bond goes to who is right.
+
+        Raises:
+            InputError: the deal is another's, or there is nothing to complain of yet or any more.
+        """
+        if deal.buyer != self.party.address:
+            raise InputError(f"deal {deal.deal_id} is {deal.buyer}'s: the buyer alone can complain")
+        if deal.state is not DealState.REVEALED:
+            raise InputError(
+                f"deal {deal.deal_id} is {deal.state.name.lower()}: the buyer can complain after the reveal alone"
+            )
         arbiter_key = self.party.ledger.member(deal.request.arbiter).recipient_key
         made = seal_evidence(arbiter_key, self._blinded(deal), deal.deal_id)
         evidence = bytes.fromhex(

@@ -57,7 +57,7 @@ def export(home: Path, target: Path) -> Exported:
     """Write the export of a home's chain file to a name that must be free.
 
     Raises:
-        InputError: the home has no chain file, or there is a file of this name.
+        InputError: the home has no chain file, there is a file of this name, or none can be written there.
     """
     if target.exists():
         raise InputError(f"{target} exists: take another name, an export overwrites nothing")
@@ -70,8 +70,11 @@ def export(home: Path, target: Path) -> Exported:
     finally:
         chain.close()
     partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(data)
-    partial.rename(target)
+    try:
+        partial.write_bytes(data)
+        partial.rename(target)
+    except OSError as error:
+        raise InputError(f"expected a place for the export at {target}; {error.strerror}") from error
     return Exported(head.number, Digest(head.hash), Digest.of(data), len(data))
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from consilia.errors import InputError, TaskFailedError
+from consilia.errors import InputError, NotYetError, TaskFailedError
 from consilia.protocols.exchange import Deal
 from consilia.protocols.task_spec import TaskSpec
 from consilia.roles.datasets import add_to_training
@@ -25,7 +25,8 @@ def await_delivery(exchange: Exchange, id_prefix: str, wait_seconds: float) -> D
     """Take the buyer's steps until a deal is delivered.
 
     Raises:
-        InputError: it is not this hospital's, or not delivered in this time.
+        InputError: it is not this hospital's.
+        NotYetError: it is not delivered in this time.
         TaskFailedError: it ended without a delivery.
     """
     until = time.monotonic() + wait_seconds
@@ -40,7 +41,7 @@ def await_delivery(exchange: Exchange, id_prefix: str, wait_seconds: float) -> D
             raise TaskFailedError(f"deal {deal.deal_id} ended: {deal.reason or deal.state.name.lower()}")
         left = until - time.monotonic()
         if left <= 0:
-            raise InputError(
+            raise NotYetError(
                 f"deal {deal.deal_id} is {deal.state.name.lower()}: the owner has to act, try later"
             )
         head = exchange.party.ledger.wait(head, min(left, 5.0))
