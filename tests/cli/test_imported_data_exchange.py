@@ -33,7 +33,7 @@ def test_nobody_is_in_what_is_registered_stored_and_sold(
         assert "2 images of 1 patient" in offer["description"]
         deal = str(step(cli("exchange", "request", said[0], home="hospital-2"), "requested")["deal"])
         cli("exchange", "grant", deal)
-        cli("exchange", "fetch", deal, home="hospital-2", code=2)  # confirmed; the owner has to reveal
+        cli("exchange", "fetch", deal, home="hospital-2", code=6)  # confirmed; the owner has to reveal
         town.hospitals[0].exchange.advance()
         got = cli("exchange", "fetch", deal, home="hospital-2")
         folder = Path(step(got, "added to the training data")["folder"])
