@@ -1,12 +1,19 @@
-"""One finished home for all attacks on what is left of a run."""
+"""Fixtures of the tests that start processes."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.running import RunningConsortium
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell makes what it runs in the background deaf to Ctrl-C, and with it all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

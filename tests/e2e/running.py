@@ -164,7 +164,7 @@ class RunningConsortium:
             file = self.home / name / SETTINGS_FILE
             text = re.sub(r"\[node\]\n(?:\w+ = .*\n)+", "", file.read_text())
             text = re.sub(r'url = ".*"', f'url = "{url}"', text)
-            text = text.replace('"embedded"', '"finality"')
+            text = re.sub(r"confirmations = .*", 'confirmations = "finality"', text)
             file.write_text(re.sub(r"witnesses = .*", "witnesses = []", text))
         network = Network.load(self.home).model_dump(exclude={"genesis"}, exclude_unset=True)
         Network(**network, url=url).save(self.home)

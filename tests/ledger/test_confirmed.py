@@ -135,6 +135,7 @@ def test_a_decision_that_came_too_early_after_a_reorg_is_taken_again(on_anvil: C
     rpc.call("anvil_dropAllTransactions")
     assert hospital.resend() == {}
     assert on_anvil.server.resend() == {}
+    assert eventually(lambda: len(on_anvil.server.events(task_id=task_id)) == 2)  # mined, in whatever order
     assert hospital.task(task_id).enrolled == 0
     hospital.enrol("enrol/1", task_id)
     assert hospital.task(task_id).enrolled == 1

@@ -17,7 +17,7 @@ from tests.ledger.test_client_task import id_of_task, publish
 if TYPE_CHECKING:
     from tests.ledger.conftest import Consortium
 
-CONTRACTS = ("registry", "training", "escrow", "exchange")
+CONTRACTS = ("registry", "training", "escrow", "exchange", "diagnosis")
 
 
 def rounds_told(log: EventLog) -> list[int]:
