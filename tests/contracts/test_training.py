@@ -608,3 +608,12 @@ def test_a_set_of_positions_is_counted_right(positions: tuple[int, ...]) -> None
     assert bits.count(words) == len(positions)
     for limit in (0, 1, 255, 256, 257, 511, 512):
         assert bits.all_below(words, limit) == (max(positions, default=-1) < limit)
+
+
+def test_a_second_task_never_takes_the_place_of_one_that_is_there(contracts: Contracts) -> None:
+    """Two ids of 52 bits can be equal; here the counter is put back, so that they are."""
+    task_id = contracts.publish()
+    contracts.training.eval(f"self.published[{contracts.server}] = 0")
+    with boa.reverts("training: id taken"):
+        contracts.publish()
+    assert contracts.publish(spec=b"{}") != task_id

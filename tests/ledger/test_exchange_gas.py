@@ -21,6 +21,7 @@ from consilia.protocols.exchange import (
     offer_digest,
 )
 from consilia.values import ArtifactKind, Digest
+from tests.ledger.gas_page import assert_as_told, table_after
 from tests.ledger.test_client_gas import Meter
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def test_each_step_leaves_room_below_its_limit(
         signature=sign_with_secret(digest, SIGMA),
     )
     dealers.seller.withdraw("withdraw/1", ROOT)
-    meter.print_table()
+    assert_as_told(table_after("contracts.md", "by `tests/ledger/test_exchange_gas.py`"), meter.table())
     tight = {name: rows for name, rows in meter.rows.items() for gas, limit in rows if gas * 1.5 > limit}
     assert not tight
     record = dealers.buyer.deal(deal_id)
