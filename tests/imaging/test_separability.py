@@ -113,3 +113,11 @@ def test_phantom_scanners_are_told_apart_and_patients_of_one_scanner_are_not(tmp
     assert verdicts.count(Verdict.REFUSE) <= 2
     for pixels in (*sharp, *noisy, *map(marked, same[:4])):
         assert separability([pixels], archive, patients, HIDDEN).verdict is Verdict.REFUSE
+
+
+def test_a_case_that_is_plainer_than_all_is_still_guessed_by_chance():
+    found = min(
+        (separability([head(seed)], ARCHIVE, PATIENTS, HIDDEN) for seed in range(200, 210)),
+        key=lambda item: item.auc,
+    )
+    assert found.auc < 0.4 and found.guess == pytest.approx(1 / HIDDEN, abs=0.001)

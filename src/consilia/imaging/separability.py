@@ -63,7 +63,7 @@ class Separability:
     as_strange: float
     """The part of the archive's patients, the case among them, that are at least as strange."""
     guess: float
-    """How often a server's best guess would be right, at this AUC among the hidden images."""
+    """How often a server's best guess would be right, at this AUC among the hidden images; by chance at least."""
     feature: str
     """What is strangest about the case."""
 
@@ -106,7 +106,8 @@ def separability(
     typical = np.median(distances.max(axis=1))
     as_strange = (1 + sum(np.median(strange[who == name]) >= typical for name in names)) / (1 + len(names))
     strangest = int(np.median(distances, axis=0).argmax())
-    return Separability(auc, float(as_strange), guess_probability(auc, hidden), FEATURES[strangest])
+    guess = guess_probability(max(auc, 0.5), hidden)
+    return Separability(auc, float(as_strange), guess, FEATURES[strangest])
 
 
 def features(pixels: Pixels) -> NDArray[np.float64]:
