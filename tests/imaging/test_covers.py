@@ -47,7 +47,7 @@ def archive(patients, slices=1, kinds=((), (1,), (2,))):
 
 
 def drawn(images, cases=(CASE,), used=(), audits=20, covers=11, seed=0):
-    return draw(cases, images, used, audits, covers, random.Random(seed))
+    return draw(cases, images, dict.fromkeys(used, "used before"), audits, covers, random.Random(seed))
 
 
 @pytest.mark.parametrize(
@@ -152,10 +152,10 @@ def test_a_batch_needs_images_that_match_all_of_it():
         image(name, name, acquisition=replace(SCANNER, patient_age_years=age))
         for name, age in (("old", 68), ("young", 52))
     )
-    fitting, _ = matched([old, young], archive(3), ())
+    fitting, _ = matched([old, young], archive(3), {})
     assert len(fitting) == 3
     child = image("child", "child", acquisition=replace(SCANNER, patient_age_years=8))
-    assert matched([old, child], archive(3), ())[1] == {"age": 3}
+    assert matched([old, child], archive(3), {})[1] == {"age": 3}
 
 
 @pytest.mark.parametrize(("audits", "covers"), [(20, 11), (41, 22)], ids=["standard", "high"])

@@ -8,13 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from pydicom import dcmread
 
 from consilia.cli.report.consulted import certificate_of, consultation_report
-from consilia.errors import ArchiveError, HomeError, InputError
+from consilia.errors import ArchiveError, HomeError, InputError, PolicyError
+from consilia.imaging.canonical import shows_text
 from consilia.imaging.cases import LabelledImage
 from consilia.imaging.readers import read_dataset
-from consilia.protocols.assurance import STANDARD, Standing
+from consilia.protocols.assurance import HIGH, STANDARD, Standing
 from consilia.protocols.code_book import CodeBook, FindingCode
 from consilia.protocols.diagnosis import ImageRole, QueryImage
 from consilia.protocols.task_spec import parse_toml
@@ -233,3 +235,45 @@ def test_a_home_that_knew_canonical_pixels_alone_goes_on(case, archive, state, t
     assert (again.name, again.images) == (before, first.images)
     with pytest.raises(ArchiveError, match="31 used before"):
         prepare_query([[picture(tmp_path, "other", 998)]], archive, SPEC, STANDARD, state)
+
+
+def with_name(image):
+    """As a capture device burns it in."""
+    pixels = Image.open(image.path)
+    pen = ImageDraw.Draw(pixels)
+    pen.fontmode = "1"
+    pen.text((2, 40), "DOE^JANE", fill=255, font=ImageFont.load_default(size=12))
+    pixels.save(image.path)
+    return image
+
+
+def test_a_case_that_shows_a_name_is_not_sent_unseen(case, archive, state):
+    with pytest.raises(PolicyError, match=r"case\.png: .*look like text"):
+        prepare_query([[with_name(case)]], archive, SPEC, STANDARD, state)
+    assert not state.consulted()
+
+
+def test_archive_images_that_show_a_name_stay_at_home(case, archive, state, tmp_path):
+    marked = {with_name(image).image_id for image in archive[:14]}  # of 45, where 31 are needed
+    prepared = prepare_query([[case]], archive, SPEC, STANDARD, state, text_is_harmless=True)
+    assert not marked & {image.name for image in prepared.images}
+    with_name(archive[14])
+    with pytest.raises(ArchiveError, match=r"1 are missing.*15 with marks that look like text"):
+        prepare_query([[case]], archive, SPEC, STANDARD, State(tmp_path / "another.sqlite"))
+
+
+def test_a_header_that_tells_of_text_is_believed(ct_archive):
+    image = ct_archive[0]
+    assert not shows_text(image)
+    header = dcmread(image.path)
+    header.BurnedInAnnotation = "YES"
+    header.save_as(image.path)
+    assert shows_text(image)
+
+
+@pytest.mark.parametrize(("assurance", "most"), [(STANDARD, 12), (HIGH, 23)], ids=["standard", "high"])
+def test_a_batch_is_as_large_as_any_query(case, archive, state, assurance, most):
+    """With more real cases than covers N would tell how many are real."""
+    with pytest.raises(InputError, match=f"at most {most} patients .* the study has {most + 1}"):
+        prepare_query([[case]] * (most + 1), archive, SPEC, assurance, state)
+    assert not state.consulted()

@@ -40,13 +40,16 @@ def ask(
         file_okay=False,
         help="Labelled images that no training used; default: the own data.",
     ),
+    text_is_harmless: bool = typer.Option(
+        False, help="A person looked: what looks like text in the study's images names nobody."
+    ),
     wait_seconds: float = typer.Option(600.0, min=0, help="Wait so long for the answer."),
     pacs: str = PACS,
     output: Format = FORMAT,
 ) -> None:
     """Hide the study's case among images of the archive, ask, and show what comes of it.
 
-    Exit code 1 is ERROR, no diagnosis; 4 is an archive that cannot hide the case.
+    Exit code 1 is ERROR, no diagnosis; 4 is an archive that cannot hide the case, or a case that may show a name.
     """
     from consilia.errors import InputError
     from consilia.protocols.assurance import ASSURANCES
@@ -64,7 +67,7 @@ def ask(
     cases = read_study(study, spec)
     data = settings.data if archive is None else DataSection(path=archive)
     known = read_training_data(spec, data).images
-    prepared = prepare_query(cases, known, spec, preset, party.state)
+    prepared = prepare_query(cases, known, spec, preset, party.state, text_is_harmless)
     for item in prepared.hiding:
         step = "case stands out" if item.verdict.value == "warn" else "case is hidden"
         party.report(step, auc=item.auc, best_guess=item.guess, feature=item.feature)

@@ -86,7 +86,7 @@ def find_text(stored: NDArray[Any], slope: float) -> tuple[Box, ...]:
     return tuple(sorted(set(grown)))
 
 
-def _drawn_values(stored: NDArray[Any]) -> list[int]:
+def _drawn_values(stored: NDArray[Any]) -> list[float]:
     """Values that far more pixels have than the values beside them, the largest too; what fills the frame is none."""
     values, counts = np.unique(stored, return_counts=True)
     if len(values) < 2:
@@ -96,10 +96,10 @@ def _drawn_values(stored: NDArray[Any]) -> list[int]:
     spikes = (counts >= _FEWEST_PIXELS) & (counts > _SPIKE * np.maximum(around, 1.0))
     spikes[-1] |= counts[-1] >= _FEWEST_PIXELS
     candidates = values[spikes & (counts < stored.size // 4)]
-    return [int(value) for value in candidates[::-1][:_MOST_VALUES]]
+    return [float(value) for value in candidates[::-1][:_MOST_VALUES]]
 
 
-def _rows_of_marks(stored: NDArray[Any], value: int, contrast: float) -> list[Box]:
+def _rows_of_marks(stored: NDArray[Any], value: float, contrast: float) -> list[Box]:
     from scipy import ndimage
 
     labels, _ = ndimage.label(stored == value, structure=np.ones((3, 3), dtype=int))

@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consilia.errors import UnusableImageError
+from consilia.imaging.burned_in import find_text
 from consilia.imaging.cases import LabelledImage
+from consilia.imaging.dicom import read_ct
+from consilia.imaging.raster import read_raster
 from consilia.values import Digest
+
+HU_OF_A_GREY_LEVEL = 5.0
+"""A picture of 8 bits has no Hounsfield units: a quarter of its range is taken for the contrast of drawn text in CT."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,35 +42,38 @@ class CanonicalImage:
         return Digest.of(self.pixels.tobytes())
 
 
-def read_source(image: LabelledImage) -> tuple[NDArray[Any], str]:
-    """What the file holds before any window and size: HU (H, W), or 8 bits, and its SOPInstanceUID or nothing.
-
-    Raises:
-        UnusableImageError: it changed since it was read.
-    """
-    from consilia.imaging.dicom import read_ct
-    from consilia.imaging.raster import read_raster
-
-    if image.window is None:
-        return read_raster(image.path), ""
-    slice_ = read_ct(image.path)
-    return slice_.hu, slice_.sop_instance_uid
-
-
 def read_canonical(image: LabelledImage, image_size: int) -> CanonicalImage:
     """Read an image once for its canonical pixels and its marks.
 
     Raises:
         UnusableImageError: it changed since it was read.
     """
-    stored, instance = read_source(image)
-    one_window = image.window is not None and not image.more_windows and image.neighbours is None
-    seen = image.window.to_uint8(stored) if one_window and image.window else image.pixels()
+    stored: NDArray[Any]
+    if image.window is None:
+        seen, instance = read_raster(image.path), ""
+        stored = seen
+    else:
+        slice_ = read_ct(image.path)
+        stored, instance = slice_.hu, slice_.sop_instance_uid
+        channels = image.more_windows or image.neighbours
+        seen = image.pixels() if channels else image.window.to_uint8(slice_.hu)
     told = f"consilia/source/v1/{stored.dtype.str}/{'x'.join(map(str, stored.shape))}/"
     source = Digest.of(told.encode() + stored.tobytes())
     instance_mark = (Digest.of(f"consilia/instance/v1/{instance}".encode()),) if instance else ()
     pixels, scale = _canonical(seen, image_size)
     return CanonicalImage(pixels, scale, source, (source, *instance_mark))
+
+
+def shows_text(image: LabelledImage) -> bool:
+    """Whether header or pixels make one suspect drawn text, such as a name; looked for before window and size.
+
+    Raises:
+        UnusableImageError: it changed since it was read.
+    """
+    if image.window is None:
+        return bool(find_text(_grey(read_raster(image.path)), HU_OF_A_GREY_LEVEL))
+    slice_ = read_ct(image.path)
+    return slice_.burned_in or bool(find_text(slice_.hu, 1.0))
 
 
 def fit(pixels: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
@@ -92,9 +101,12 @@ def canonical_pixels(image: LabelledImage, image_size: int) -> tuple[NDArray[np.
 def _canonical(pixels: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], float]:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UnusableImageError(f"expected uint8 pixels, got {pixels.dtype} of shape {pixels.shape}")
-    if pixels.ndim == 3:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
+    pixels = _grey(pixels)
     fitted = fit(pixels, image_size)
     square = np.zeros((image_size, image_size), np.uint8)
     square[: fitted.shape[0], : fitted.shape[1]] = fitted
     return square, image_size / max(pixels.shape[:2])
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).convert("L")) if pixels.ndim == 3 else pixels

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from consilia.errors import ArchiveError
@@ -55,14 +55,14 @@ def mismatch(case: Acquisition, other: Acquisition) -> str:
 
 
 def matched(
-    cases: Sequence[LabelledImage], archive: Sequence[LabelledImage], used: Collection[str]
+    cases: Sequence[LabelledImage], archive: Sequence[LabelledImage], left_out: Mapping[str, str]
 ) -> tuple[list[LabelledImage], Counter[str]]:
     """The archive's images that can hide all of these cases, and why the others cannot, counted.
 
     Args:
         cases: the real images.
         archive: labelled images, the cases possibly among them.
-        used: `image_id`s that were in a query before.
+        left_out: `image_id`s that are of no use otherwise, and why; such as "used before".
     """
     patients = {case.patient for case in cases}
     fitting: list[LabelledImage] = []
@@ -72,8 +72,8 @@ def matched(
         reason = next(filter(None, against), "")
         if image.patient in patients:
             reason = "of the case's patient"
-        elif not reason and image.image_id in used:
-            reason = "used before"
+        elif not reason and image.image_id in left_out:
+            reason = left_out[image.image_id]
         elif not reason and any(_shape(case) != _shape(image) for case in cases):
             reason = "another shape"
         if reason:
@@ -91,19 +91,19 @@ def _shape(image: LabelledImage) -> float:
 def draw(
     cases: Sequence[LabelledImage],
     archive: Sequence[LabelledImage],
-    used: Collection[str],
+    left_out: Mapping[str, str],
     audits: int,
     covers: int,
     chance: random.Random,
 ) -> Draw:
-    """Draw audits and covers for these cases: matched, unused, one image a patient.
+    """Draw audits and covers for these cases: matched, none of those left out, one image a patient.
 
     `covers` counts what hides beside one case; further cases take covers' places, since they cover one another.
 
     Raises:
         ArchiveError: there are too few; the message says how many are missing, with what matching.
     """
-    fitting, reasons = matched(cases, archive, used)
+    fitting, reasons = matched(cases, archive, left_out)
     groups: dict[Diagnosis, list[LabelledImage]] = {}
     for image in fitting:
         groups.setdefault(diagnosis_of(image), []).append(image)

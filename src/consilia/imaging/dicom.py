@@ -58,6 +58,8 @@ class CtSlice:
     position_mm: tuple[float, ...]
     """The centre of the first pixel (0020,0032); empty where absent."""
     acquisition: Acquisition
+    burned_in: bool = False
+    """Burned In Annotation (0028,0301) is YES."""
 
     @property
     def level_mm(self) -> float:
@@ -333,6 +335,7 @@ def _slice(header: FileDataset, hu: NDArray[np.float32]) -> CtSlice:
         orientation=_numbers(header.get("ImageOrientationPatient"), 6),
         position_mm=_numbers(header.get("ImagePositionPatient"), 3),
         acquisition=acquisition_of(header),
+        burned_in=str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES",
     )
 
 

@@ -15,10 +15,10 @@ from random import SystemRandom
 
 import numpy as np
 
-from consilia.errors import ArchiveError, InputError
-from consilia.imaging.canonical import CanonicalImage, read_canonical
+from consilia.errors import ArchiveError, InputError, PolicyError
+from consilia.imaging.canonical import CanonicalImage, read_canonical, shows_text
 from consilia.imaging.cases import LabelledImage, WindowHU, patient_key, study_key, window_for
-from consilia.imaging.covers import draw, matched
+from consilia.imaging.covers import Draw, draw, matched
 from consilia.imaging.separability import Separability, Verdict, separability
 from consilia.protocols.assurance import Assurance
 from consilia.protocols.consultation import Offer
@@ -125,24 +125,33 @@ def prepare_query(
     spec: TaskSpec,
     assurance: Assurance,
     state: State,
+    text_is_harmless: bool = False,
 ) -> Prepared:
     """Draw what hides these cases, check that it does, and spend it.
+
+    Args:
+        text_is_harmless: a person has looked at what looks like text in a case.
 
     Raises:
         ArchiveError: the archive is too small, or the cases can be told from it.
         HomeError: an image was in a query before.
+        InputError: more cases than one query hides.
+        PolicyError: a case may show a name.
     """
     size = spec.model.image_size
     real = [slices[0] for slices in cases]
+    names = _names(real)
+    _check_count(len(real), assurance)
+    if not text_is_harmless:
+        _check_text(real, names)
     own = [[read_canonical(image, size) for image in slices[:5]] for slices in cases]
     name = _name_of([seen[0] for seen in own], state)
     known = [image for image in archive if len(image.labels) <= MAX_FINDINGS]
-    fitting, _ = matched(real, known, ())
+    fitting, _ = matched(real, known, {})
     seen = {image.image_id: read_canonical(image, size) for image in fitting}
     kept = state.fact(f"consult/drawn/{name}")
     if kept is None:
-        used = _used(seen, [case[0] for case in own], state)
-        drawn = draw(real, known, used, assurance.audits, assurance.covers, SystemRandom())
+        drawn = _draw(real, known, _used(seen, [case[0] for case in own], state), assurance)
         chosen = [[image.image_id for image in part] for part in (drawn.audits, drawn.covers)]
     else:
         chosen = json.loads(kept)
@@ -159,7 +168,6 @@ def prepare_query(
         claims += [_spent(seen[key], by_id[key], role) for role, key in roles]
         state.claim_images(name, claims)
         state.remember(f"consult/drawn/{name}", json.dumps(chosen))
-    names = _names(real)
     images = [
         QueryImage(case, ImageRole.REAL, found[0].pixels.tobytes())
         for case, found in zip(names, own, strict=True)
@@ -185,6 +193,41 @@ def _name_of(real: Sequence[CanonicalImage], state: State) -> str:
     if state.fact(f"consult/drawn/{before}") is not None:
         return before
     return str(Digest.of(b"consilia/cases/v1" + b"".join(sorted(bytes(seen.source) for seen in real))))
+
+
+def _check_count(cases: int, assurance: Assurance) -> None:
+    """More would make the query larger than others, and its size would tell how many are real."""
+    most = assurance.covers + 1
+    if cases > most:
+        raise InputError(
+            f"expected at most {most} patients in one query of this assurance, the study has {cases}: "
+            "ask in several folders"
+        )
+
+
+def _check_text(real: Sequence[LabelledImage], names: Sequence[str]) -> None:
+    marked = [name for name, image in zip(names, real, strict=True) if shows_text(image)]
+    if marked:
+        raise PolicyError(
+            f"{', '.join(marked)}: the image shows marks that look like text, or its header says that it has some "
+            "(0028,0301); the server would see it. Look, and say --text-is-harmless where it names nobody"
+        )
+
+
+def _draw(
+    real: Sequence[LabelledImage], known: Sequence[LabelledImage], used: set[str], assurance: Assurance
+) -> Draw:
+    """Draw until no image that would go out shows text."""
+    left_out = dict.fromkeys(used, "used before")
+    looked_at: set[str] = set()
+    while True:
+        drawn = draw(real, known, left_out, assurance.audits, assurance.covers, SystemRandom())
+        fresh = [image for image in (*drawn.audits, *drawn.covers) if image.image_id not in looked_at]
+        looked_at |= {image.image_id for image in fresh}
+        marked = [image.image_id for image in fresh if shows_text(image)]
+        if not marked:
+            return drawn
+        left_out |= dict.fromkeys(marked, "with marks that look like text")
 
 
 def _used(seen: Mapping[str, CanonicalImage], real: Sequence[CanonicalImage], state: State) -> set[str]:
