@@ -320,8 +320,8 @@ print(peak_kb / 1024, sent - began, time.monotonic() - sent)
 
 
 def test_memory_does_not_grow_with_the_object(s3_server, bucket, tmp_path):
-    """Sealed into the bucket and opened out of it, 256 MB in less than 110 MB of memory; see docs/store.md for 1 GB."""
+    """Sealed into the bucket and opened out of it, 256 MB in under 100 MB of memory (75 to 85 measured)."""
     section = s3_server.section(tmp_path, bucket).model_dump_json()
     command = [sys.executable, "-c", BIG, section, str(256 << 20)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert float(done.stdout.split()[0]) < 110, done.stdout
+    assert float(done.stdout.split()[0]) < 100, done.stdout

@@ -14,7 +14,7 @@ MAX_CARD_BYTES = 8192
 
 DEIDENTIFICATION = (
     "rewritten from pixels and geometry; patients, studies and images renamed with a key; whole HU; "
-    "text inside the pixels was not looked for"
+    "text inside the pixels is looked for when CT slices are imported from DICOM, not in other images"
 )
 
 
