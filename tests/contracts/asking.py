@@ -7,6 +7,7 @@ from typing import Any
 
 import boa
 
+from consilia.ledger.registry import Kind
 from consilia.protocols.diagnosis import (
     ImageRole,
     OwnAnswer,
@@ -70,6 +71,16 @@ class Asking:
 
     def let_pass(self, seconds: int) -> None:
         boa.env.evm.patch.timestamp += seconds
+
+    def suspend(self, subject: str) -> None:
+        """The other members put one out."""
+        registry, members = self.contracts.registry, [self.server, *self.contracts.hospitals]
+        voters = [member for member in members if member != subject]
+        proposal_id = registry.propose(int(Kind.SUSPENSION), subject, sender=voters[0])
+        for voter in voters[1:]:
+            if not registry.proposal(proposal_id).enacted:
+                registry.vote(proposal_id, sender=voter)
+        assert not registry.in_good_standing(subject)
 
     def offer(self, sender: str | None = None, **changes: Any) -> int:
         record: dict[str, Any] = {"model_digest": MODEL, "code_book": CODE_BOOK, "price_wei": PRICE_WEI}

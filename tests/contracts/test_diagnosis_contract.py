@@ -369,7 +369,7 @@ def test_a_party_that_is_out_ends_its_queries_and_loses_nothing_by_it(
     asking: Asking, state: QueryState, who: str
 ) -> None:
     query_id = asking.query_in(state)
-    asking.contracts.registry.leave(sender=getattr(asking, who))
+    asking.suspend(getattr(asking, who))
     if state is ASKED:
         refused("a party is not active", asking.answer, query_id)
         refused("not an active hospital" if who == "hospital" else "server not active", asking.ask)
@@ -379,6 +379,69 @@ def test_a_party_that_is_out_ends_its_queries_and_loses_nothing_by_it(
     assert asking.credits() == (PRICE_WEI, 0 if state is ASKED else BOND_WEI)
     if asking.credits()[who == "server"]:  # what a stolen key cannot fetch
         refused("not an active member", asking.diagnosis.claim, sender=getattr(asking, who))
+
+
+@pytest.mark.parametrize("who", ["hospital", "server"])
+def test_a_question_ends_when_a_party_leaves_before_its_answer(asking: Asking, who: str) -> None:
+    query_id = asking.query_in(ASKED)
+    asking.contracts.registry.leave(sender=getattr(asking, who))
+    refused("a party is not active", asking.answer, query_id)
+    asking.diagnosis.expire(query_id)
+    assert asking.events()[0]["reason"] == "party not active" and asking.credits() == (PRICE_WEI, 0)
+
+
+@pytest.mark.parametrize("suspended_first", [False, True])
+@pytest.mark.parametrize(
+    ("state", "leaver", "days", "reason", "hospital_wei", "server_wei"),
+    [
+        (ANSWERED, "hospital", 1, "audit not opened", 0, PRICE_WEI + BOND_WEI),
+        (OPENED, "server", 1, "no score", PRICE_WEI + BOND_WEI, 0),
+        (ACCEPTED, "server", 1, "no release", PRICE_WEI + BOND_WEI, 0),
+    ],
+)
+def test_who_leaves_has_fallen_silent(
+    asking: Asking,
+    suspended_first: bool,
+    state: QueryState,
+    leaver: str,
+    days: int,
+    reason: str,
+    hospital_wei: int,
+    server_wei: int,
+) -> None:
+    """A server that sees the audit, or a hospital that has its answer, does not get away by leaving.
+
+    Who was put out by others and leaves then could do nothing else, and loses nothing.
+    """
+    query_id = asking.query_in(state)
+    if suspended_first:
+        asking.suspend(getattr(asking, leaver))
+    asking.contracts.registry.leave(sender=getattr(asking, leaver))
+    if suspended_first:
+        asking.diagnosis.expire(query_id)
+        assert asking.credits() == (PRICE_WEI, BOND_WEI)
+        return
+    refused("still in time", asking.diagnosis.expire, query_id)
+    asking.let_pass(days * DAY)
+    asking.diagnosis.expire(query_id)
+    assert asking.events()[0]["reason"] == reason and asking.credits() == (hospital_wei, server_wei)
+
+
+def test_a_hospital_that_leaves_after_the_opening_still_pays(asking: Asking) -> None:
+    query_id = asking.query_in(OPENED)
+    asking.contracts.registry.leave(sender=asking.hospital)
+    asking.score(query_id)
+    asking.let_pass(DAY)
+    asking.release(query_id)
+    assert asking.credits() == (0, PRICE_WEI + BOND_WEI)
+
+
+def test_who_leaves_while_the_other_is_out_changes_nothing(asking: Asking) -> None:
+    query_id = asking.query_in(OPENED)
+    asking.suspend(asking.hospital)
+    asking.contracts.registry.leave(sender=asking.server)
+    asking.diagnosis.expire(query_id)
+    assert asking.credits() == (PRICE_WEI, BOND_WEI)
 
 
 def test_nothing_expires_that_is_over_or_was_never_asked(asking: Asking) -> None:

@@ -263,13 +263,14 @@ def test_a_removed_member_is_none(four: Town) -> None:
 def test_a_suspended_member_can_be_removed_without_being_counted_out_twice(four: Town) -> None:
     four.decide(Kind.SUSPENSION, 3, 0, 1, 2)
     four.decide(Kind.REMOVAL, 3, 0, 1)
-    assert four.registry.electorate() == 3
+    assert four.registry.electorate() == 3 and not four.registry.has_left(four.address(3))
 
 
 def test_a_member_leaves_at_once(four: Town) -> None:
     four.registry.leave(sender=four.address(3))
     (event,) = four.registry.get_logs()
     assert (event.account, event.by_itself) == (four.address(3), True)
+    assert four.registry.has_left(four.address(3)) and not four.registry.has_left(four.address(2))
     assert four.active() == [0, 1, 2] and four.registry.electorate() == 3
 
 

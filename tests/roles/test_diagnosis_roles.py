@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from consilia.cli.report.consulted import certificate_of
 from consilia.errors import InputError, TransactionRevertedError
 from consilia.ledger.registry import Kind
+from consilia.protocols.assurance import Standing
 from consilia.protocols.diagnosis import HEALTHY, ImageRole, QueryImage, QueryState, codes_behind, make_query
 from consilia.protocols.findings import Finding
 from consilia.roles.audit import audit
@@ -19,6 +21,7 @@ from tests.consortium import consortium
 from tests.roles.asking import (
     BOND_WEI,
     LESION,
+    MODEL,
     OTHER,
     PRICE_WEI,
     SIZE,
@@ -272,6 +275,22 @@ def test_whoever_vanishes_pays_what_the_protocol_says(
     assert query.state is STOPPED and query.reason == reason and query.ended_in is state
     assert (query.hospital_wei, query.server_wei) == (hospital_wei, server_wei)
     clinic.settled()
+
+
+def test_a_server_that_sees_the_audit_and_leaves_pays_and_has_missed_it(clinic: Clinic) -> None:
+    """The audits opened show it that it fails: leaving the consortium keeps neither its bond nor its record."""
+    clinic.seer.spoil = wrong_half
+    query_id = clinic.query_in(OPENED)
+    clinic.town.server.ledger.registry.leave("leave")
+    clinic.hospital.advance()
+    assert clinic.query(query_id).state is OPENED
+    clinic.town.let_pass(86_401)
+    clinic.hospital.advance()
+    query = clinic.query(query_id)
+    assert query.state is STOPPED and (query.hospital_wei, query.server_wei) == (PRICE_WEI + BOND_WEI, 0)
+    record = certificate_of(clinic.hospital.log(), MODEL)
+    assert (record.matches, record.audits, record.silent) == (0, 20, 1)
+    assert record.standing is Standing.REVOKED
 
 
 def test_a_hospital_that_is_silent_after_the_score_delays_the_server_by_a_day(clinic: Clinic) -> None:

@@ -5,8 +5,9 @@
 @title A second opinion on hidden images (docs/contracts.md, section 5; docs/protocols/diagnosis.md)
 @notice Labels and answers are compared as hashes, and only those of audit images before the server is paid.
         ASKED -> ANSWERED -> OPENED -> PASSED -> ACCEPTED -> RELEASED; FAILED below the threshold, STOPPED where
-        somebody does not go on, or is not an active member any more; states never go back. A deadline is the first second at which it is too late. A wei
-        is at each moment held for one open query or credited to one account; `open_wei` is their sum.
+        somebody does not go on, or may not act any more; states never go back. A deadline is the first second at
+        which it is too late. A wei is at each moment held for one open query or credited to one account; `open_wei`
+        is their sum.
 """
 
 import box_agreement
@@ -441,7 +442,7 @@ def release(
     else:
         assert state == convert(ACCEPTED, uint256), "diagnosis: nothing to release"
     assert block.timestamp < deadline, "diagnosis: too late"
-    assert self._both_active(query_id), "diagnosis: a party is not active"
+    assert self._both_bound(query_id), "diagnosis: a party is not active"
     terms: Terms = self._terms(query_id)
     hidden: uint256 = ~convert(query.roles, uint256) & ((1 << terms.images) - 1)
     self._check_answers(query_id, hidden, terms.images, answers, reports, us, ys)
@@ -452,14 +453,16 @@ def release(
 @external
 def expire(query_id: bytes32):
     """
-    @notice Anybody ends a query that went no further in time; who stopped pays for it. A query of a party that is not
-            active ends at any time, and each side has its own back: else whoever cheats it could have it suspended.
+    @notice Anybody ends a query that went no further in time; who stopped pays for it. A query of a party that may not
+            act ends at any time, and each side has its own back: else whoever cheats it could have it suspended. Who
+            leaves has stopped: else it could look at the audit, or have its answer, and go.
     """
     progress: uint256 = self.queries[query_id].progress
     state: uint8 = convert(progress & 255, uint8)
     deadline: uint256 = progress >> 16
     assert state >= ASKED and state <= ACCEPTED, "diagnosis: nothing to expire"
-    if not self._both_active(query_id):
+    bound: bool = self._both_active(query_id) if state == ASKED else self._both_bound(query_id)
+    if not bound:
         held_wei: uint256 = self._bond(query_id) if state > ASKED else 0
         self._close(query_id, STOPPED, self._price(query_id), held_wei, "party not active")
         return
@@ -552,6 +555,20 @@ def _check_answers(
 def _both_active(query_id: bytes32) -> bool:
     hospital: bool = staticcall REGISTRY.is_active(self.queries[query_id].hospital, registry.HOSPITAL)
     return hospital and staticcall REGISTRY.is_active(self._server(query_id), registry.SERVER)
+
+
+@internal
+@view
+def _both_bound(query_id: bytes32) -> bool:
+    # Each may act, or could if it had not left of its own accord.
+    hospital: address = self.queries[query_id].hospital
+    server: address = self._server(query_id)
+    if not staticcall REGISTRY.is_active(hospital, registry.HOSPITAL):
+        if not staticcall REGISTRY.has_left(hospital):
+            return False
+    if staticcall REGISTRY.is_active(server, registry.SERVER):
+        return True
+    return staticcall REGISTRY.has_left(server)
 
 
 @internal

@@ -66,6 +66,8 @@ AUDITOR: constant(uint8) = 3
 
 LISTED: constant(uint8) = 1
 REMOVED: constant(uint8) = 2
+# Gone of its own accord at a time when it might have acted: whatever step it owed then, it has fallen silent.
+LEFT: constant(uint8) = 3
 
 # An emergency suspension lasts as long as an ordinary vote on it may take.
 EMERGENCY_SECONDS: constant(uint256) = 14 * 86400
@@ -113,6 +115,15 @@ def in_good_standing(account: address) -> bool:
     @notice Whether an account may act now in whatever role it has; money is paid out to such accounts only.
     """
     return self._in_good_standing(account)
+
+
+@external
+@view
+def has_left(account: address) -> bool:
+    """
+    @notice Whether an account left of its own accord, neither suspended nor lapsed at the time nor removed by others.
+    """
+    return self.records[account].status == LEFT
 
 
 @external
@@ -260,7 +271,7 @@ def _lift(subject: address):
 
 @internal
 def _remove(subject: address, by_itself: bool):
-    self.records[subject].status = REMOVED
+    self.records[subject].status = LEFT if by_itself and self._in_good_standing(subject) else REMOVED
     self.key_owner[self.records[subject].recipient_key] = empty(address)
     self._forget_emergency(subject)
     if self.records[subject].suspended_until != FOR_GOOD:

@@ -17,6 +17,7 @@ initializes: membership
 exports: (
     membership.is_active,
     membership.in_good_standing,
+    membership.has_left,
     membership.may_vote,
     membership.member,
     membership.members,

@@ -157,6 +157,10 @@ class Registry:
         """Whether an account may act in a role now."""
         return bool(self._read("registry", "is_active", account, int(role)))
 
+    def has_left(self, account: Address) -> bool:
+        """Whether an account left of its own accord, at a time when it might have acted."""
+        return bool(self._read("registry", "has_left", account))
+
     def members(self) -> list[Member]:
         """All accounts that were ever admitted, in that order."""
         members: list[Member] = []

@@ -157,17 +157,17 @@ class Step(Enum):
     EXPIRE = "expire"
 
 
-def next_step(query: Query, account: Address, now: float, both_active: bool = True) -> Step:
+def next_step(query: Query, account: Address, now: float, both_bound: bool = True) -> Step:
     """What is up to an account in a query, by the ledger alone; whether it has done it already, `roles` knows.
 
     Args:
         now: Unix seconds.
-        both_active: neither party is suspended or gone; else the query ends without loss to either.
+        both_bound: neither party was put out by others; else the query ends without loss to either.
     """
     if account not in (query.hospital, query.server):
         return Step.WAIT
     late = now >= query.deadline
-    if not both_active and not query.state.over:
+    if not both_bound and not query.state.over:
         return Step.EXPIRE
     if query.state is QueryState.PASSED:
         return _step_after_score(query, account, now, late)

@@ -41,7 +41,7 @@ from consilia.protocols.diagnosis import (
 )
 from consilia.protocols.findings import Finding, from_words, to_words
 from consilia.roles.artifacts import fetch_artifact, publish_artifact
-from consilia.roles.consultation import both_active, claim_credit
+from consilia.roles.consultation import both_bound, claim_credit
 from consilia.roles.diagnosis_log import DiagnosisLog, fold_diagnosis
 from consilia.roles.party import Party
 from consilia.values import Digest, Json
@@ -148,7 +148,7 @@ class Answering:
         return log
 
     def _attempt(self, query: Query) -> None:
-        step = next_step(query, self.party.address, time.time(), both_active(self.party, query))
+        step = next_step(query, self.party.address, time.time(), both_bound(self.party, query))
         try:
             self._take(step, query)
         except TransactionRevertedError as error:

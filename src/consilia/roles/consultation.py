@@ -190,7 +190,7 @@ class Consultation:
         return log
 
     def _attempt(self, query: Query) -> None:
-        step = next_step(query, self.party.address, time.time(), both_active(self.party, query))
+        step = next_step(query, self.party.address, time.time(), both_bound(self.party, query))
         try:
             self._take(step, query)
         except TransactionRevertedError as error:
@@ -322,12 +322,17 @@ class Consultation:
             self.party.report(step, query=str(query_id), **facts)
 
 
-def both_active(party: Party, query: Query) -> bool:
-    """Whether the registry lets both parties of a query act; not asked of one that is over."""
+def both_bound(party: Party, query: Query) -> bool:
+    """Whether each party of a query may act, or has left and owes its steps all the same.
+
+    While a query waits for its answer nobody owes anything yet: it ends when either is gone.
+    """
     if query.state.over:
         return True
     registry = party.ledger.registry
-    return registry.is_active(query.hospital, Role.HOSPITAL) and registry.is_active(query.server, Role.SERVER)
+    sides = ((query.hospital, Role.HOSPITAL), (query.server, Role.SERVER))
+    out = [account for account, role in sides if not registry.is_active(account, role)]
+    return not out or (query.state is not QueryState.ASKED and all(map(registry.has_left, out)))
 
 
 def claim_credit(party: Party, contract: DiagnosisContract, log: DiagnosisLog) -> None:
