@@ -13,8 +13,9 @@ import pytest
 
 from consilia.imaging.ct_file import SliceIdentity, write_ct_file
 from consilia.imaging.phantom import SITES
+from consilia.protocols.task_spec import parse_toml
 from tests.cli.running import Cli
-from tests.consortium import Consortium, ServerThread, consortium
+from tests.consortium import Consortium, ServerThread, consortium, spec_toml, write_first_model
 from tests.detection.installed import install_detectors
 from tests.orthanc import Pacs
 
@@ -143,6 +144,34 @@ def test_error_waiting_and_a_model_that_is_withdrawn(town: Consortium, cli: Cli,
     assert len(cli("consult", "ls")) == 2
 
 
+def test_an_offer_by_files_is_asked_with_its_spec(town: Consortium, cli: Cli, tmp_path: Path) -> None:
+    """The server read a model that no task of this ledger registered; the hospital has its TaskSpec from it."""
+    home = town.home / "server"
+    spec = parse_toml(spec_toml(2, model='detector = "bright"'))
+    write_first_model(spec, home / "own.safetensors")
+    for path in (home / "task.toml", tmp_path / "task.toml"):
+        path.write_text(spec_toml(2, model='detector = "bright"'))
+    settings = home / "consilia.toml"
+    settings.write_text(
+        settings.read_text().replace("task = 1", 'model = "own.safetensors"\nspec = "task.toml"')
+    )
+    town.silence_the_server()
+    town.server = town.new_server()
+    town.thread = ServerThread(town.server.serve)  # type: ignore[arg-type]
+    town.until(lambda tasks: len(town.hospitals[0].consultation.offers()) == 2)
+    study = write_slices(tmp_path / "study", [901]) / "images" / "901.dcm"
+    ask = ("consult", "ask", str(study), "--offer", "2")
+    cli(*ask, code=2)
+    assert "give it with --spec" in cli.errors
+    other = tmp_path / "other.toml"
+    other.write_text(spec_toml(2, model='detector = "bright"').replace("image_size = 64", "image_size = 96"))
+    cli(*ask, "--spec", str(other), code=2)
+    assert "expected a TaskSpec with the offer's codes and 64 x 64 pixels, it has 96 x 96" in cli.errors
+    shown = shown_by(cli(*ask, "--spec", str(tmp_path / "task.toml")))
+    assert shown["outcome"] == "answer"
+    assert shown_by(cli("consult", "show", shown["query"])) == shown  # later, without the file
+
+
 def test_words_that_lead_nowhere(town: Consortium, cli: Cli, tmp_path: Path) -> None:
     study = write_slices(tmp_path / "study", [901, 902]) / "images"
     for words, code, message in (
@@ -154,4 +183,10 @@ def test_words_that_lead_nowhere(town: Consortium, cli: Cli, tmp_path: Path) -> 
     ):
         cli("consult", *words, code=code)
         assert message in cli.errors and "Traceback" not in cli.errors
-    assert not cli("consult", "ls") and not town.server_said("answered")
+    assert not cli("consult", "ls") and not cli("consult", "inbox") and not town.server_said("answered")
+    assert "no queries yet" in cli.text("consult", "ls") and "nothing waits" in cli.text("consult", "inbox")
+    party = town.hospitals[1]  # which mines nothing
+    party.ledger.pay("away", town.server_address, party.ledger.balance_wei(party.address) - PRICE_WEI)
+    archive = str(town.home / "hospital-1" / "data")
+    cli("consult", "ask", str(study / "901.dcm"), "--archive", archive, home="hospital-2", code=2)
+    assert "the account lacks" in cli.errors and not party.state.consulted()

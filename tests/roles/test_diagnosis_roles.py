@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,13 +12,16 @@ import pytest
 
 from consilia.cli.report.consulted import certificate_of
 from consilia.errors import InputError, TransactionRevertedError
+from consilia.ledger.embedded.server import RpcServer
 from consilia.ledger.registry import Kind
 from consilia.protocols.assurance import Standing
 from consilia.protocols.diagnosis import HEALTHY, ImageRole, QueryImage, QueryState, codes_behind, make_query
 from consilia.protocols.findings import Finding
 from consilia.roles.audit import audit
+from consilia.roles.diagnoser import task_id_of
 from consilia.roles.progress import silent
 from tests.consortium import consortium
+from tests.orthanc import free_port
 from tests.roles.asking import (
     BOND_WEI,
     LESION,
@@ -405,3 +409,25 @@ def test_a_seer_is_loaded_once(clinic: Clinic) -> None:
     for query_id in (first, second):
         assert clinic.run(query_id).query.state is RELEASED
     assert isinstance(clinic.seer, Seer) and clinic.seer.calls == 2
+
+
+def test_a_server_that_starts_beside_the_nodes_waits_for_what_they_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own node answers, the others do not yet: until then nothing is confirmed, and no task known."""
+    with consortium(tmp_path, monkeypatch, 2) as town:
+        town.start_server()
+        task = town.finish()
+        late = free_port()
+        settings = town.home / "server" / "consilia.toml"
+        text = settings.read_text().replace("[ledger]", f'[ledger]\nwitnesses = ["http://127.0.0.1:{late}"]')
+        settings.write_text(text + "[[diagnosis.offers]]\ntask = 1\nprice_wei = 1\nbond_wei = 1\n")
+        server = town.new_server()
+        assert not server.tasks()
+        server.await_history(0.0)  # told that it waits no longer
+        node = RpcServer(town.node.methods(), "127.0.0.1", late)
+        threading.Timer(0.5, node.start).start()
+        server.await_history(60.0)
+        assert task_id_of(1, server.tasks()) == task.task_id
+        assert town.server_said("waiting for the ledger to tell of the tasks of the offers")
+        node.close()

@@ -40,6 +40,12 @@ def ask(
         file_okay=False,
         help="Labelled images that no training used; default: the own data.",
     ),
+    spec: Path | None = typer.Option(
+        None,
+        exists=True,
+        dir_okay=False,
+        help="The model's TaskSpec (TOML), from its server, where no task of the ledger registered the model.",
+    ),
     text_is_harmless: bool = typer.Option(
         False, help="A person looked: what looks like text in the study's images names nobody."
     ),
@@ -53,8 +59,9 @@ def ask(
     """
     from consilia.errors import InputError
     from consilia.protocols.assurance import ASSURANCES
+    from consilia.protocols.task_spec import parse_toml
     from consilia.roles.asking import ask as ask_once
-    from consilia.roles.asking import prepare_query, read_study, spec_of
+    from consilia.roles.asking import missing_wei, prepare_query, read_study, spec_of
     from consilia.roles.local_training import read_training_data
     from consilia.settings import DataSection
 
@@ -63,17 +70,26 @@ def ask(
     consultation, settings = open_consultation(home, output)
     party = consultation.party
     preset, chosen = ASSURANCES[assurance], _choose(consultation.offers(), offer, model)
-    spec = spec_of(chosen, party.tasks())
-    cases = read_study(study, spec)
+    own_spec = None if spec is None else parse_toml(spec.read_text())
+    task_spec = spec_of(chosen, party.tasks(), party.state, own_spec)
+    cases = read_study(study, task_spec)
     data = settings.data if archive is None else DataSection(path=archive)
-    known = read_training_data(spec, data).images
-    prepared = prepare_query(cases, known, spec, preset, party.state, text_is_harmless)
+    known = read_training_data(task_spec, data).images
+    prepared = prepare_query(
+        cases,
+        known,
+        task_spec,
+        preset,
+        party.state,
+        text_is_harmless=text_is_harmless,
+        missing_wei=missing_wei(consultation, chosen),
+    )
     for item in prepared.hiding:
         step = "case stands out" if item.verdict.value == "warn" else "case is hidden"
         party.report(step, auc=item.auc, best_guess=item.guess, feature=item.feature)
     for case in prepared.asked_before:
         party.report("patient was in a query before", case=case, risk="the server may link the two")
-    query_id = ask_once(consultation, chosen, prepared, preset)
+    query_id = ask_once(consultation, chosen, prepared, preset, task_spec)
     _await(consultation, str(query_id), wait_seconds)
     _show(consultation, str(query_id), output, pacs)
 
@@ -88,17 +104,22 @@ def show(query: str = QUERY, home: Path = HOME, pacs: str = PACS, output: Format
 def inbox(home: Path = HOME, output: Format = FORMAT) -> None:
     """Queries that still wait for a step, this hospital's or the server's."""
     consultation, _ = open_consultation(home, output)
-    for query in _own(consultation):
-        if not query.state.over:
-            consultation.party.report("waits", **_facts(query), deadline=query.deadline)
+    waiting = [query for query in _own(consultation) if not query.state.over]
+    for query in waiting:
+        consultation.party.report("waits", **_facts(query), deadline=query.deadline)
+    if not waiting and output is Format.TEXT:
+        consultation.party.report("nothing waits")
 
 
 @app.command("ls")
 def list_queries(home: Path = HOME, output: Format = FORMAT) -> None:
     """All queries of this hospital."""
     consultation, _ = open_consultation(home, output)
-    for query in _own(consultation):
+    queries = _own(consultation)
+    for query in queries:
         consultation.party.report("query", **_facts(query))
+    if not queries and output is Format.TEXT:
+        consultation.party.report("no queries yet")
 
 
 def open_consultation(home: Path, output: Format) -> tuple[Consultation, HospitalSettings]:
@@ -158,7 +179,7 @@ def _show(consultation: Consultation, query_id: str, output: Format, pacs: str) 
 
     party = consultation.party
     query = consultation.log().find(query_id)
-    spec = spec_of(query.offer, party.tasks())
+    spec = spec_of(query.offer, party.tasks(), party.state)
     shown = consultation_report(consultation, query, spec.code_book)
     paths = write_consultation(shown, consultation.folder(query.query_id))
     if output is Format.JSON:

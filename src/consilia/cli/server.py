@@ -40,7 +40,11 @@ def run(
     serve: bool = typer.Option(
         False, help="Answer queries for the models of the settings; after the task, until stopped."
     ),
-    wait_seconds: float = typer.Option(120.0, min=0, help="Wait so long for the ledger's node to answer."),
+    wait_seconds: float = typer.Option(
+        120.0,
+        min=0,
+        help="Wait so long for the ledger's node to answer, and to tell of the tasks of the offers.",
+    ),
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
     """Take one task from its publication to the last payment; run again after a crash, it goes on where it was.
@@ -72,6 +76,8 @@ def run(
     )
     server.report("ready", account=server.address)
     if settings.diagnosis.offers:
+        if task_spec is None:
+            server.await_history(wait_seconds)
         server.offer_models(awaiting=task_spec is not None)
     if task_spec is not None:
         server.run_task(task_spec, start.write)

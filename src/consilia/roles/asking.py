@@ -20,11 +20,13 @@ from consilia.imaging.canonical import CanonicalImage, read_canonical, shows_tex
 from consilia.imaging.cases import LabelledImage, WindowHU, patient_key, study_key, window_for
 from consilia.imaging.covers import Draw, draw, matched
 from consilia.imaging.separability import Separability, Verdict, separability
+from consilia.ledger.diagnosis import ASK_GAS
+from consilia.ledger.sender import TIP_WEI
 from consilia.protocols.assurance import Assurance
 from consilia.protocols.consultation import Offer
 from consilia.protocols.diagnosis import ImageRole, QueryImage
 from consilia.protocols.findings import MAX_FINDINGS, Finding
-from consilia.protocols.task_spec import TaskSpec
+from consilia.protocols.task_spec import TaskSpec, parse_bytes
 from consilia.roles.consultation import Consultation
 from consilia.roles.state import ConsultedImage, State
 from consilia.roles.task_log import TaskLog
@@ -46,21 +48,38 @@ class Prepared:
     """Of the real cases' pixels; what was asked under it is asked once."""
 
 
-def spec_of(offer: Offer, tasks: dict[int, TaskLog]) -> TaskSpec:
+def spec_of(offer: Offer, tasks: dict[int, TaskLog], state: State, own: TaskSpec | None = None) -> TaskSpec:
     """The TaskSpec of the model on offer: it says how images are windowed and what the codes mean.
 
+    That of the task which registered the model, or `own`, which the server gave to this hospital; once one was taken
+    it stays the one.
+
     Raises:
-        InputError: no task of this ledger has registered the model, or its codes are not the offer's.
+        InputError: there is none, or its codes or its image size are not the offer's.
     """
+    kept = state.fact(_spec_name(offer))
+    if kept is not None:
+        return parse_bytes(kept.encode())
+    found = own
     for task in tasks.values():
-        digests = {current.closed.model_digest for current in task.rounds if current.closed}
-        if offer.model_digest in digests:
-            if task.spec.code_book.digest != offer.code_book:
-                raise InputError("expected the offer's codes to be those of the model's task: do not ask it")
-            return task.spec
-    raise InputError(
-        f"expected a model that a task of this ledger has registered, {offer.model_digest} is none: ask another offer"
-    )
+        if offer.model_digest in {current.closed.model_digest for current in task.rounds if current.closed}:
+            found = task.spec
+    if found is None:
+        raise InputError(
+            f"no task of this ledger has registered the model {offer.model_digest}: get its TaskSpec from the server "
+            "and give it with --spec, or ask another offer"
+        )
+    size, offered = found.model.image_size, offer.described.image_format
+    if found.code_book.digest != offer.code_book or (offered.height, offered.width) != (size, size):
+        raise InputError(
+            f"expected a TaskSpec with the offer's codes and {offered.height} x {offered.width} pixels, it has "
+            f"{size} x {size} and {'the same' if found.code_book.digest == offer.code_book else 'other'} codes"
+        )
+    return found
+
+
+def _spec_name(offer: Offer) -> str:
+    return f"consult/spec/{offer.model_digest}/{offer.code_book}"
 
 
 def read_study(path: Path, spec: TaskSpec) -> list[list[LabelledImage]]:
@@ -125,17 +144,20 @@ def prepare_query(
     spec: TaskSpec,
     assurance: Assurance,
     state: State,
+    *,
     text_is_harmless: bool = False,
+    missing_wei: int = 0,
 ) -> Prepared:
     """Draw what hides these cases, check that it does, and spend it.
 
     Args:
         text_is_harmless: a person has looked at what looks like text in a case.
+        missing_wei: what the account lacks of the fee; a case that was drawn before goes on all the same.
 
     Raises:
         ArchiveError: the archive is too small, or the cases can be told from it.
         HomeError: an image was in a query before.
-        InputError: more cases than one query hides.
+        InputError: more cases than one query hides, or no money for it.
         PolicyError: a case may show a name.
     """
     size = spec.model.image_size
@@ -146,10 +168,12 @@ def prepare_query(
         _check_text(real, names)
     own = [[read_canonical(image, size) for image in slices[:5]] for slices in cases]
     name = _name_of([seen[0] for seen in own], state)
+    kept = state.fact(f"consult/drawn/{name}")
+    if kept is None and missing_wei > 0:
+        raise InputError(f"the account lacks {missing_wei} wei for the fee and the gas; nothing was spent")
     known = [image for image in archive if len(image.labels) <= MAX_FINDINGS]
     fitting, _ = matched(real, known, {})
     seen = {image.image_id: read_canonical(image, size) for image in fitting}
-    kept = state.fact(f"consult/drawn/{name}")
     if kept is None:
         drawn = _draw(real, known, _used(seen, [case[0] for case in own], state), assurance)
         chosen = [[image.image_id for image in part] for part in (drawn.audits, drawn.covers)]
@@ -172,16 +196,18 @@ def prepare_query(
         QueryImage(case, ImageRole.REAL, found[0].pixels.tobytes())
         for case, found in zip(names, own, strict=True)
     ]
-    for role, key in roles:
-        found = seen[key]
-        truth = truth_of(by_id[key], found.scale, spec, size) if role is ImageRole.AUDIT else None
-        images.append(QueryImage(key, role, found.pixels.tobytes(), truth))
+    images += [_query_image(role, by_id[key], seen[key], spec) for role, key in roles]
     sources = tuple(
         (case, str(image.path.resolve()), found[0].scale)
         for case, image, found in zip(names, real, own, strict=True)
     )
     again = tuple(case for case, image in zip(names, real, strict=True) if image.patient in earlier)
     return Prepared(tuple(images), hiding, sources, again, name)
+
+
+def _query_image(role: ImageRole, image: LabelledImage, seen: CanonicalImage, spec: TaskSpec) -> QueryImage:
+    truth = truth_of(image, seen.scale, spec, spec.model.image_size) if role is ImageRole.AUDIT else None
+    return QueryImage(image.image_id, role, seen.pixels.tobytes(), truth)
 
 
 def _name_of(real: Sequence[CanonicalImage], state: State) -> str:
@@ -286,8 +312,20 @@ def truth_of(image: LabelledImage, scale: float, spec: TaskSpec, size: int) -> t
     return tuple(found)
 
 
-def ask(consultation: Consultation, offer: Offer, prepared: Prepared, assurance: Assurance) -> Digest:
-    """Ask, once: the same case again of the same offer is the same query.
+def missing_wei(consultation: Consultation, offer: Offer) -> int:
+    """What this hospital's account lacks of an offer's price and the gas of a query, as far as one can tell before."""
+    party = consultation.party
+    return max(0, offer.price_wei + ASK_GAS * TIP_WEI - party.ledger.balance_wei(party.address))
+
+
+def ask(
+    consultation: Consultation,
+    offer: Offer,
+    prepared: Prepared,
+    assurance: Assurance,
+    spec: TaskSpec | None = None,
+) -> Digest:
+    """Ask, once: the same case again of the same offer is the same query. `spec` is kept for reading the answer.
 
     Raises:
         InputError: it was asked of another offer. A server that saw its audits opened would know them again, and two
@@ -299,6 +337,8 @@ def ask(consultation: Consultation, offer: Offer, prepared: Prepared, assurance:
         raise InputError(
             f"this image was asked of offer {first} before, and is asked once ever: ask about another slice"
         )
+    if spec is not None:
+        state.remember_once(_spec_name(offer), spec.to_bytes().decode())
     key = f"consult/query/{prepared.name}"
     asked = state.fact(key)
     if asked is not None:

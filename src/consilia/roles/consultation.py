@@ -105,7 +105,9 @@ class Consultation:
         """
         offer = self.log().offers.get(offer_id)
         if offer is None:
-            raise InputError(f"expected the number of an offer, got {offer_id}: consilia ledger lists them")
+            raise InputError(
+                f"expected the number of an offer, got {offer_id}: consilia ledger events lists them"
+            )
         query = self._begun(offer, images, threshold)
         folder = self.folder(query.query_id)
         package = write_package(query, offer.described.image_format)

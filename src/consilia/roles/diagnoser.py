@@ -90,6 +90,13 @@ def offered_models(
     return found
 
 
+def task_id_of(number: int, tasks: Mapping[int, TaskLog]) -> int | None:
+    """The task of a number in the settings, the n-th of the ledger or its id; None: the ledger does not tell of it."""
+    ordered = sorted(tasks, key=lambda task_id: tasks[task_id].published.block_number)
+    found = ordered[number - 1] if number <= len(ordered) else number
+    return found if found in tasks else None
+
+
 def _offered(offer: OfferSection, home: Path, state: State, tasks: Mapping[int, TaskLog]) -> OfferedModel:
     spec, path = _model_of(offer, home, state, tasks)
     if not path.exists():
@@ -122,9 +129,8 @@ def _model_of(
             raise SettingsError(
                 f"diagnosis.offers: expected a TaskSpec in {offer.spec}; {error.strerror}"
             ) from error
-    ordered = sorted(tasks, key=lambda task_id: tasks[task_id].published.block_number)
-    task_id = ordered[offer.task - 1] if offer.task <= len(ordered) else offer.task
+    task_id = task_id_of(offer.task, tasks)
     folder = state.fact(f"models/{task_id}")
-    if folder is None or task_id not in tasks:
+    if folder is None or task_id is None:
         raise SettingsError(f"diagnosis.offers: expected a task that this server has run, got {offer.task}")
     return tasks[task_id].spec, model_file(home, folder, tasks[task_id].published.rounds)

@@ -26,7 +26,7 @@ from consilia.protocols.training import (
 )
 from consilia.roles.answering import Answering
 from consilia.roles.artifacts import file_digest, publish_artifact
-from consilia.roles.diagnoser import offered_models
+from consilia.roles.diagnoser import offered_models, task_id_of
 from consilia.roles.initial_model import InitialModel, with_initial_model
 from consilia.roles.opening import Opening
 from consilia.roles.party import Party, key_holders
@@ -91,6 +91,24 @@ class Server(Party):
         self.answering = Answering(self, models, section.answer_seconds)
         self.answering.offer()
         return self.answering
+
+    def await_history(self, wait_seconds: float) -> None:
+        """Wait until the ledger tells of the tasks whose models the settings offer.
+
+        A node that starts beside this server tells nothing until its neighbours agree with it.
+        """
+        wanted = [offer.task for offer in self.settings.diagnosis.offers if offer.task is not None]
+        deadline, told = time.monotonic() + wait_seconds, False
+        while True:
+            try:
+                for tasks in super().follow():
+                    if all(task_id_of(number, tasks) for number in wanted) or time.monotonic() >= deadline:
+                        return
+                    if not told:
+                        self.report("waiting for the ledger to tell of the tasks of the offers")
+                    told = True
+            except HistoryChangedError:
+                continue
 
     def serve(self) -> None:
         """Answer queries until stopped."""
