@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from consilia.roles.membership import JoinRequest
 from tests.cli.running import Cli, step
 from tests.consortium import PAST_SECONDS, consortium, make_member
 
@@ -40,6 +41,18 @@ def test_a_decision_does_not_say_how_many_more_it_would_need_now(cli: Cli, tmp_p
     assert [line["step"] for line in said[:2]] == ["had voted already", "decided"]
     cli("network", "vote", "--request", request, home="server", code=4)
     assert "was carried out" in cli.errors
+
+
+@pytest.mark.parametrize(
+    ("node", "is_asked"), [("http://127.0.0.1:7001", True), ("http://10.0.0.7:7001", False)]
+)
+def test_whoever_proposes_a_newcomer_is_told_to_name_its_node(
+    cli: Cli, tmp_path: Path, node: str, is_asked: bool
+) -> None:
+    file = Path(admit(cli, tmp_path))
+    JoinRequest.load(file).model_copy(update={"node": node}).save(file)
+    told = step(cli("network", "vote", "--request", str(file)), "its node")
+    assert told["address"] == node and ("witnesses of [ledger]" in told["hint"]) == is_asked
 
 
 def test_a_quorum_for_emergencies_alone_is_refused(cli: Cli) -> None:

@@ -91,11 +91,7 @@ def vote(
         return
     _tell_outcome(voter, outcome, say)
     if request is not None and (node := JoinRequest.load(request).node):
-        say(
-            "its node",
-            address=node,
-            hint="in consilia.toml add it to witnesses of [ledger] and to peers of [node]",
-        )
+        _name_node(node, say)
     _give_gift(voter, outcome, gift_wei, say)
 
 
@@ -210,6 +206,19 @@ def _tell_outcome(voter: Voter, outcome: Outcome, say: Output) -> None:
     else:
         missing = max(0, proposal.needed - proposal.approvals)
         say("waiting", needed=proposal.needed, still_needed=missing, expires=day(proposal.expires_at))
+
+
+def _name_node(node: str, say: Output) -> None:
+    """What members had better write into their settings of a newcomer's node."""
+    from urllib.parse import urlsplit
+
+    from consilia.ledger.embedded.genesis import LOOPBACK_HOSTS
+
+    answers = (
+        urlsplit(node).hostname in LOOPBACK_HOSTS
+    )  # elsewhere a node tells other members' programs nothing
+    places = "peers of [node]" + (" and to witnesses of [ledger]" if answers else "")
+    say("its node", address=node, hint=f"in consilia.toml add it to {places}")
 
 
 def _give_gift(voter: Voter, outcome: Outcome, gift_wei: int, say: Output) -> None:
