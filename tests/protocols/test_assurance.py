@@ -1,4 +1,4 @@
-"""What audits prove: the table of docs/assurance.md, exact intervals, and the sequential certificate."""
+"""What audits prove: the table of docs/protocols/diagnosis.md, exact intervals, and the sequential certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from consilia.protocols.assurance import (
     certify,
     pass_probability,
 )
+from consilia.protocols.diagnosis import ImageRole, OwnAnswer, Place, QueryImage, make_query
+from consilia.protocols.findings import Finding
 
+HERE = "0x" + "11" * 20
 ACCURACIES = (0.7, 0.8, 0.9, 0.95)
 
 
@@ -48,6 +51,31 @@ def test_high_assurance_separates_seven_from_nine_in_ten():
 def test_the_sizes_of_queries():
     assert (STANDARD.images, HIGH.images) == (32, 64)
     assert float(STANDARD.threshold) == 0.8
+
+
+@pytest.mark.parametrize("assurance", [STANDARD, HIGH], ids=["standard", "high"])
+def test_a_query_counts_what_a_server_of_that_accuracy_gets_right(assurance):
+    """The protocol's own hashes, for some of the queries that the next test draws ten thousand of: the same number."""
+    random, place, queries, accuracy = np.random.default_rng(assurance.audits), Place(1, HERE), 150, 0.8
+    passed = 0
+    for number in range(queries):
+        truths = [(Finding(int(code)),) if code else () for code in random.integers(0, 3, assurance.audits)]
+        audits = [QueryImage(f"a{j}", ImageRole.AUDIT, b"a", truth) for j, truth in enumerate(truths)]
+        covers = [QueryImage(f"c{j}", ImageRole.COVER, b"c") for j in range(assurance.covers)]
+        images = [QueryImage("real", ImageRole.REAL, b"r"), *audits, *covers]
+        query = make_query(place, HERE, images, assurance.required, number.to_bytes(32, "big"))
+        right = random.random(assurance.images) < accuracy
+        reports = [
+            (image.truth or ()) if good else (Finding(9),)
+            for image, good in zip(query.images, right, strict=True)
+        ]
+        secrets = tuple(query.secrets.label_secret(j) for j in range(assurance.images))
+        answer = OwnAnswer(query.query_id, bytes(32), secrets, tuple(reports))
+        matches = sum(answer.answer(j) == query.label(j) for j in query.audits)
+        assert matches == right[query.audits].sum()
+        passed += matches >= query.threshold
+    expected = pass_probability(assurance.audits, assurance.required, accuracy)
+    assert abs(passed / queries - expected) < 4 * np.sqrt(expected * (1 - expected) / queries)
 
 
 @pytest.mark.parametrize("assurance", [STANDARD, HIGH], ids=["standard", "high"])

@@ -1,6 +1,6 @@
 """What audits prove: how likely a server passes, how good it is at least, and a certificate over all its queries.
 
-Pure arithmetic on counts, without a statistics library: docs/assurance.md explains it.
+Pure arithmetic on counts, without a statistics library: docs/consulting.md explains it.
 """
 
 from __future__ import annotations
