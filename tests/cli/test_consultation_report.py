@@ -34,7 +34,7 @@ def test_an_answer_says_what_it_is_worth():
         "T = 0.80",
     ):
         assert part in told
-    assert "at least 72%" in told and "verified by nobody" in told and "c4" * 32 in told
+    assert "at least 71.7%" in told and "verified by nobody" in told and "c4" * 32 in told
     assert told.count("transaction 0x") == 7
 
 
@@ -135,3 +135,9 @@ def test_the_demo_s_report_shows_it():
     assert "second opinion: ERROR: no diagnosis." in list(summary_lines(report))
     # and a report of before is read as before
     assert Report.from_json(sample_report().to_json()).consultation is None
+
+
+def test_a_bound_below_one_is_never_shown_as_one():
+    shown = sample_consultation("answer", matches=20, audits=20, low=0.861, high=0.9974)
+    text = "\n".join(plain_lines(shown))
+    assert "at most 99.7%" in text and "0.861 – 0.997" in render_consultation(shown)

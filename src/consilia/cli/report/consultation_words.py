@@ -238,9 +238,9 @@ def _refund(shown: ConsultationReport) -> Text:
 def bound_text(shown: ConsultationReport) -> Text:
     """The interval in words: what m of n means, and no more."""
     return Text(
-        en=f"With 95 % confidence the model is right in at least {shown.low:.0%} of such cases, and with 95 % "
-        f"confidence in at most {shown.high:.0%} (Clopper-Pearson).",
-        zh=f"以 95% 的置信度，模型在此类病例上的正确率不低于 {shown.low:.0%}；以 95% 的置信度，不高于 {shown.high:.0%}"
+        en=f"With 95 % confidence the model is right in at least {shown.low:.1%} of such cases, and with 95 % "
+        f"confidence in at most {shown.high:.1%} (Clopper-Pearson).",
+        zh=f"以 95% 的置信度，模型在此类病例上的正确率不低于 {shown.low:.1%}；以 95% 的置信度，不高于 {shown.high:.1%}"
         "（Clopper-Pearson）。",
     )
 
@@ -288,7 +288,7 @@ def plain_lines(shown: ConsultationReport) -> Iterator[str]:
         record = shown.model.record
         yield (
             f"record: {record.standing}; {record.matches} of {record.audits} audits, queries: {record.queries}, "
-            f"accuracy {record.low:.2f} to {record.high:.2f}"
+            f"accuracy {record.low:.3f} to {record.high:.3f}"
         )
     yield (
         f"money: fee {amount_text(shown.price_wei)}, back to you {amount_text(shown.hospital_wei)}, "
