@@ -23,7 +23,8 @@ from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
 from consilia.errors import DatasetError, UnusableImageError
 from consilia.imaging.cases import BRAIN, LUNG, SOFT_TISSUE, WindowHU, patient_key
-from consilia.imaging.dicom import MAX_PIXELS, read_ct
+from consilia.imaging.decoding import MAX_PIXELS
+from consilia.imaging.dicom import read_ct
 from consilia.imaging.raster import read_raster
 from consilia.imaging.readers import read_coco, read_dataset, read_dicom, read_hospital_split, read_voc
 
@@ -294,7 +295,7 @@ def deflate_bomb(path: Path) -> Path:
 
 BAD_DICOM: dict[str, tuple[Callable[[Path], Path], str]] = {
     "noise": (lambda p: noise(p), "mark DICM is missing"),
-    "half": (lambda p: truncate(ct_file(p)), "damaged, cut short|cannot be parsed|no pixel data"),
+    "half": (lambda p: truncate(ct_file(p)), "match the header|cannot be parsed|no pixel data"),
     "mr": (lambda p: ct_file(p, Modality="MR"), "modality CT"),
     "sc": (lambda p: ct_file(p, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "CT Image Storage"),
     "localizer": (lambda p: ct_file(p, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),
@@ -305,7 +306,7 @@ BAD_DICOM: dict[str, tuple[Callable[[Path], Path], str]] = {
     "norows": (lambda p: ct_file(p, Rows=None), "Rows"),
     "huge": (lambda p: ct_file(p, Rows=60000, Columns=60000), f"at most {MAX_PIXELS} pixels"),
     "manyframes": (lambda p: ct_file(p, NumberOfFrames=10**9), f"at most {MAX_PIXELS} pixels"),
-    "twoframes": (lambda p: ct_file(p, NumberOfFrames=2), "one frame"),
+    "twoframes": (lambda p: ct_file(p, NumberOfFrames=2, PixelData=2 * ct_small().PixelData), "one frame"),
     "rgb": (lambda p: ct_file(p, PhotometricInterpretation="RGB"), "one grey channel"),
     "toosmall": (lambda p: ct_file(p, Rows=200), "match the header"),
     "nopatient": (lambda p: ct_file(p, PatientID=""), "there is none"),

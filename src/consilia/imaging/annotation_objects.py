@@ -16,7 +16,8 @@ import numpy as np
 
 from consilia.errors import UnusableImageError
 from consilia.imaging.annotations import Box
-from consilia.imaging.dicom import check_file, check_size, parse, quiet_parser
+from consilia.imaging.decoding import Frames
+from consilia.imaging.dicom_file import parse, quiet_parser
 from consilia.imaging.masks import mask_boxes
 from consilia.imaging.structured_report import MANUFACTURER
 
@@ -52,11 +53,8 @@ def object_class(path: Path) -> str:
     Raises:
         UnusableImageError: it cannot be parsed.
     """
-    from pydicom import dcmread
-
     with quiet_parser():
-        check_file(path)
-        return str(dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).SOPClassUID)
+        return str(parse(path, pixels=False, only=("SOPClassUID",)).SOPClassUID)
 
 
 def read_object(path: Path, category: str = "") -> ObjectBoxes:
@@ -187,18 +185,17 @@ def _graphic_box(region: Dataset) -> tuple[float, float, float, float]:
 
 
 def _read_segmentation(header: FileDataset, category: str) -> ObjectBoxes:
-    kind, frames = str(header.get("SegmentationType")), check_size(header)
+    kind, frames = str(header.get("SegmentationType")), Frames(header)
     if kind not in ("BINARY", "FRACTIONAL"):
         raise UnusableImageError("expected a binary or fractional segmentation, it is of another type")
     names = {int(item.SegmentNumber): category or _segment_name(item) for item in header.SegmentSequence}
-    pixels = header.pixel_array.reshape(frames, header.Rows, header.Columns)
     least = 1 if kind == "BINARY" else max(1, int(header.get("MaximumFractionalValue", 255)) // 2)
     found: list[tuple[str, int, str, tuple[float, float, float, float]]] = []
     images = dict.fromkeys(_referenced(header))
-    for index, item in enumerate(header.PerFrameFunctionalGroupsSequence[:frames]):
+    for index, item in enumerate(header.PerFrameFunctionalGroupsSequence[: frames.count]):
         [segment] = _macro(header, item, "SegmentIdentificationSequence")
         name = names[int(segment.ReferencedSegmentNumber)]
-        boxes = mask_boxes(pixels[index] >= least, 1)
+        boxes = mask_boxes(frames.stored(index) >= least, 1)
         sources = list(_frame_sources(header, item))
         if boxes and not sources:
             # Without this check its images would count as free of lesions.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consilia.imaging.dicom import image_type
+
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
@@ -65,8 +67,7 @@ def suspect_header(header: Dataset) -> tuple[str, ...]:
     reasons = []
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         reasons.append(IN_HEADER)
-    kinds = [str(item).strip().upper() for item in header.get("ImageType") or ()]
-    if kinds[:2] != ["ORIGINAL", "PRIMARY"]:
+    if image_type(header)[:2] != ("ORIGINAL", "PRIMARY"):
         reasons.append(NOT_ORIGINAL)
     if header.get("ConversionType") or header.get("SecondaryCaptureDeviceManufacturer"):
         reasons.append(CAPTURED)

@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from consilia.imaging.confidentiality import EDITION, METHODS, table
+from consilia.imaging.dicom_file import value_representation
 from consilia.imaging.kept import KEPT, NEW_UIDS, SHIFTED_DATES
 
 if TYPE_CHECKING:
@@ -154,8 +155,4 @@ def _keyword(tag: BaseTag) -> str:
 
 
 def _items(header: Dataset, tag: BaseTag) -> Iterable[Dataset]:
-    from pydicom.datadict import dictionary_has_tag, dictionary_VR
-
-    raw = header.get_item(tag)
-    vr = getattr(raw, "VR", None) or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN")
-    return header[tag].value if vr == "SQ" else ()
+    return (header[tag].value or ()) if value_representation(header.get_item(tag)) == "SQ" else ()

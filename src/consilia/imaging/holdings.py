@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from consilia.errors import DatasetError
 from consilia.imaging.burned_in import Box, blank
 from consilia.imaging.coco_file import CocoEntry, drop_from_coco, merge_coco
-from consilia.imaging.dicom import check_file, parse, quiet_parser
+from consilia.imaging.decoding import Frames
+from consilia.imaging.dicom_file import parse, quiet_parser
 from consilia.imaging.intake import CleanSlice, Place, write_slice
 
 QUARANTINE, REPORT = "quarantine", "import-report.json"
@@ -148,7 +149,7 @@ class Holdings:
                 )
             with quiet_parser():
                 header = parse(source)
-                data = write_slice(header, blank(header.pixel_array, item.boxes))
+                data = write_slice(header, blank(Frames(header).stored(0), item.boxes))
         else:
             data = source.read_bytes()
         write_whole(self.path_of(item.place), data)
@@ -188,11 +189,8 @@ def kept_slice(path: Path) -> KeptSlice:
     Raises:
         UnusableImageError: it is not such a file any more.
     """
-    from pydicom import dcmread
-
     with quiet_parser():
-        check_file(path)
-        header = dcmread(path, stop_before_pixels=True)
+        header = parse(path, pixels=False)
         place = Place(
             str(header.PatientID),
             str(header.StudyInstanceUID),

@@ -13,22 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from consilia.errors import UnusableImageError
 from consilia.imaging.burned_in import Suspicion, suspect
+from consilia.imaging.decoding import Frames
 from consilia.imaging.deidentification import Pseudonymiser, deidentify
-from consilia.imaging.dicom import (
-    CT_IMAGE_STORAGE,
-    check_hu,
-    check_kind,
-    check_size,
-    decode,
-    parse,
-    quiet_parser,
-    rescale,
-)
+from consilia.imaging.dicom import CT_IMAGE_STORAGE, check_kind, check_place, rescale, to_hu
+from consilia.imaging.dicom_file import parse, quiet_parser
 from consilia.imaging.functional_groups import frame_header
 
 if TYPE_CHECKING:
@@ -78,7 +70,8 @@ def identify(path: Path, pseudonyms: Pseudonymiser) -> Source:
         UnusableImageError: not a CT image that can be used; the message quotes nothing of the header but sizes.
     """
     with quiet_parser():
-        return _identify(parse(path), pseudonyms)
+        header = parse(path)
+        return _identify(header, _frames(header), pseudonyms)
 
 
 def clean_slices(path: Path, pseudonyms: Pseudonymiser) -> Iterator[CleanSlice]:
@@ -89,13 +82,19 @@ def clean_slices(path: Path, pseudonyms: Pseudonymiser) -> Iterator[CleanSlice]:
     """
     with quiet_parser():
         header = parse(path)
-        source = _identify(header, pseudonyms)
+        frames = _frames(header)
+        source = _identify(header, frames, pseudonyms)
         for index, place in enumerate(source.places):
-            yield _clean(header, index, place, pseudonyms)
+            flat = header if str(header.SOPClassUID) == CT_IMAGE_STORAGE else frame_header(header, index)
+            yield _clean(flat, frames.stored(index), place, pseudonyms)
 
 
-def _identify(header: FileDataset, pseudonyms: Pseudonymiser) -> Source:
+def _frames(header: FileDataset) -> Frames:
     check_kind(header, enhanced=True)
+    return Frames(header)
+
+
+def _identify(header: FileDataset, found: Frames, pseudonyms: Pseudonymiser) -> Source:
     for keyword, tag in (
         ("PatientID", "0010,0020"),
         ("StudyInstanceUID", "0020,000D"),
@@ -103,9 +102,8 @@ def _identify(header: FileDataset, pseudonyms: Pseudonymiser) -> Source:
     ):
         value = header.get(keyword)
         if not isinstance(value, str) or not value.strip():
-            raise UnusableImageError(f"expected a {keyword} ({tag}), the file has none")
-    frames = check_size(header)
-    uid = str(header.SOPInstanceUID)
+            raise UnusableImageError(f"expected a {keyword} ({tag}), the file has none that is a text")
+    uid, frames = str(header.SOPInstanceUID), found.count
     places = tuple(
         Place(
             patient=pseudonyms.patient(str(header.PatientID)),
@@ -123,11 +121,10 @@ def frame_name(sop_instance_uid: str, index: int, frames: int) -> str:
     return sop_instance_uid if frames == 1 else f"{sop_instance_uid}#{index + 1}"
 
 
-def _clean(header: FileDataset, index: int, place: Place, pseudonyms: Pseudonymiser) -> CleanSlice:
-    flat = frame_header(header, index) if str(header.SOPClassUID) != CT_IMAGE_STORAGE else header
-    slope, intercept = rescale(flat)
-    stored = decode(header, index)
-    check_hu(stored.astype(np.float32) * np.float32(slope) + np.float32(intercept))
+def _clean(flat: Dataset, stored: NDArray[Any], place: Place, pseudonyms: Pseudonymiser) -> CleanSlice:
+    check_place(flat)
+    to_hu(stored, flat)  # refuses what cannot be Hounsfield units
+    slope, _ = rescale(flat)
     clean = deidentify(flat, pseudonyms)
     clean.header.SOPClassUID = CT_IMAGE_STORAGE
     clean.header.SOPInstanceUID = place.sop_instance_uid

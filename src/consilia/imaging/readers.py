@@ -29,7 +29,8 @@ from consilia.imaging.cases import (
     study_key,
     window_for,
 )
-from consilia.imaging.dicom import CtSlice, is_dicom, read_ct
+from consilia.imaging.dicom import CtSlice, read_ct
+from consilia.imaging.dicom_file import is_dicom
 from consilia.imaging.raster import read_raster
 
 ANNOTATIONS = "annotations.json"

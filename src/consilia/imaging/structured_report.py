@@ -266,15 +266,10 @@ def _add_comments(root: Any, sentences: Sequence[str]) -> None:
 
 def _header(source: Path) -> Dataset:
     """The source's header, with empty values for what an SR must carry and the source lacks."""
-    from pydicom import dcmread
+    from consilia.imaging.dicom_file import parse, quiet_parser
 
-    from consilia.imaging.dicom import is_dicom
-
-    if not is_dicom(source):
-        raise UnusableImageError("expected a DICOM image to report on, the file is none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        header = dcmread(source)
+    with quiet_parser():
+        header = parse(source)
     needed = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows")
     missing = [keyword for keyword in needed if not header.get(keyword)]
     if missing:

@@ -106,7 +106,8 @@ def read_study(path: Path, spec: TaskSpec) -> list[list[LabelledImage]]:
 
 
 def _read_one(path: Path, window: WindowHU | None) -> LabelledImage:
-    from consilia.imaging.dicom import is_dicom, read_ct
+    from consilia.imaging.dicom import read_ct
+    from consilia.imaging.dicom_file import is_dicom
     from consilia.imaging.raster import read_raster
 
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)

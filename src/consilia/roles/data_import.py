@@ -11,7 +11,7 @@ from consilia.errors import DatasetError, UnusableImageError
 from consilia.imaging.annotation_files import has_annotations, masks_folder, parse_annotations
 from consilia.imaging.annotations import AnnotationSet
 from consilia.imaging.deidentification import KEY_BYTES, Pseudonymiser
-from consilia.imaging.dicom import is_dicom
+from consilia.imaging.dicom_file import is_dicom
 from consilia.imaging.holdings import Holdings
 from consilia.imaging.importing import Importer, ImportSummary, find_picture
 from consilia.imaging.raster import read_raster

@@ -13,7 +13,7 @@ from consilia.detection.inference import Prediction, load_detector
 from consilia.detection.onnx_export import Agreement, export_onnx
 from consilia.detection.predictions import write_predictions
 from consilia.imaging.cases import Dataset, LabelledImage, Skipped
-from consilia.imaging.dicom import is_dicom
+from consilia.imaging.dicom_file import is_dicom
 from consilia.imaging.structured_report import (
     NOTICE,
     OWN_SCHEME,

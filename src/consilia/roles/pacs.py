@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from consilia.errors import InputError, PacsError, PacsUnreachableError
 from consilia.imaging.annotation_objects import REPORTS, SEGMENTATION
-from consilia.imaging.dicom import CT_IMAGE_STORAGE, ENHANCED_CT_STORAGE, MAX_FILE_BYTES
+from consilia.imaging.dicom import CT_IMAGE_STORAGE, ENHANCED_CT_STORAGE
+from consilia.imaging.dicom_file import MAX_FILE_BYTES
 from consilia.imaging.importing import Outcome
 
 if TYPE_CHECKING:

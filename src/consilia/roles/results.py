@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from consilia.errors import InputError
-from consilia.imaging.dicom import is_dicom
+from consilia.imaging.dicom_file import is_dicom
 from consilia.imaging.structured_report import (
     OWN_SCHEME,
     CodedName,
