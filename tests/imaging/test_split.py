@@ -174,8 +174,11 @@ def test_the_same_picture_under_two_names_and_patients_is_a_leak(tmp_path: Path)
 
 
 def test_slices_that_only_look_alike_in_their_window_are_no_leak(tmp_path: Path) -> None:
-    paths = [ct_file(tmp_path / name, RescaleIntercept=intercept) for name, intercept in (("a", 0), ("b", 1))]
-    far = WindowHU(-5000.0, 10.0)
+    paths = [
+        ct_file(tmp_path / name, RescaleIntercept=intercept)
+        for name, intercept in (("a", -1024), ("b", -1023))
+    ]
+    far = WindowHU(9000.0, 10.0)
     one, two = (
         dataset(replace(image(number, f"p{number}"), path=path, window=far))
         for number, path in enumerate(paths)

@@ -59,15 +59,20 @@ def main() -> None:
 
 
 def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _set_limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _set_limit(resource.RLIMIT_CORE, 0)
 
 
 def _allow_seconds() -> None:
     """From now on: the kernel ends this process when it has used them up."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+    _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + CPU_SECONDS)
+
+
+def _set_limit(kind: int, value: int) -> None:
+    """Never more than what this process was given: that would be refused."""
+    _, most = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if most == resource.RLIM_INFINITY else min(value, most), most))
 
 
 def _decode(request: dict[str, Any], frame: bytes) -> Any:

@@ -125,7 +125,9 @@ def _check_sample(header: FileDataset) -> int:
 def _check_encoding(header: FileDataset) -> None:
     """Refuse a transfer syntax that nothing here decodes."""
     syntax = header.file_meta.TransferSyntaxUID
-    known = syntax.name != str(syntax)  # a name is one of the standard's, a number may be somebody's
+    known = (
+        not syntax.is_private and syntax.is_transfer_syntax
+    )  # a number that is not the standard's may be somebody's
     if not known or (syntax.is_encapsulated and str(syntax) not in PLUGINS):
         raise UnusableImageError(
             "expected a transfer syntax (0002,0010) that is decoded here, the file has "

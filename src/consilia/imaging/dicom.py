@@ -15,7 +15,8 @@ from consilia.errors import UnusableImageError
 from consilia.imaging.acquisition import acquisition_of
 from consilia.imaging.cases import Acquisition
 from consilia.imaging.decoding import Frames
-from consilia.imaging.dicom_file import parse, quiet_parser
+from consilia.imaging.dicom_file import check_value, parse, quiet_parser
+from consilia.imaging.kept import KEPT, NEW_UIDS, SHIFTED_DATES
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
@@ -27,6 +28,13 @@ ENHANCED_CT_STORAGE = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2
 AIR_HU = -1024.0
 """What padding outside the reconstruction circle becomes."""
 
+_OTHERS = (
+    "PatientID PatientBirthDate ManufacturerModelName ViewPosition SOPClassUID BurnedInAnnotation ConversionType "
+    "SecondaryCaptureDeviceManufacturer NumberOfFrames Rows Columns SamplesPerPixel BitsAllocated BitsStored HighBit "
+    "PixelRepresentation"
+)
+_READ = (*KEPT, *NEW_UIDS, *SHIFTED_DATES, *_OTHERS.split())
+_BONE_HU = 1000.0
 _SPACING_MM = (0.01, 20.0)
 _COSINE_ERROR = 0.02
 
@@ -79,25 +87,41 @@ def read_ct(path: Path) -> CtSlice:
         return _slice(header, to_hu(frames.stored(0), header))
 
 
+def check_values(header: Dataset) -> None:
+    """Refuse a file that has a needed value in a form that its VR cannot have.
+
+    Raises:
+        UnusableImageError: it has one.
+    """
+    for keyword in _READ:
+        check_value(header, keyword)
+
+
 def check_kind(header: FileDataset, *, enhanced: bool = False) -> None:
     """Refuse what is no axial CT image; many frames are welcome where `enhanced`.
 
     Raises:
         UnusableImageError: it is none.
     """
+    check_values(header)
     classes = (CT_IMAGE_STORAGE, *(ENHANCED_CT_STORAGE if enhanced else ()))
-    if header.get("Modality") != "CT":
+    if _text(header, "Modality") != "CT":
         raise UnusableImageError("expected modality CT (0008,0060), the file has another")
-    if header.get("SOPClassUID") not in classes:
+    if _text(header, "SOPClassUID") not in classes:
         raise UnusableImageError("expected CT Image Storage (0008,0016), the file has another SOP class")
     if "LOCALIZER" in image_type(header):
         raise UnusableImageError("expected an axial slice, the file is a localizer (0008,0008)")
-    if not header.get("SOPInstanceUID"):
+    if not _text(header, "SOPInstanceUID"):
         raise UnusableImageError("expected a SOPInstanceUID (0008,0018), the file has none")
     if "PixelData" not in header:
         raise UnusableImageError("expected pixel data (7FE0,0010), the file has none")
-    if header.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
+    if _text(header, "PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnusableImageError("expected one grey channel (0028,0004), the file has colours")
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    return value if isinstance(value, str) else ""
 
 
 def rescale(header: Dataset) -> tuple[float, float]:
@@ -135,28 +159,49 @@ def to_hu(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
     """
     slope, intercept = rescale(header)
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    padding = _number(header.get("PixelPaddingValue"))
+    padding = padding_of(header)
     if padding is None:
         _check_hu(hu)
         return hu
-    limit = _number(header.get("PixelPaddingRangeLimit"))
-    low, high = sorted((padding, padding if limit is None else limit))
-    padded = (stored >= low) & (stored <= high)
+    padded = (stored >= padding[0]) & (stored <= padding[1])
     _check_hu(hu[~padded])
     hu[padded] = AIR_HU
     return hu
 
 
+def padding_of(header: Dataset) -> tuple[int, int] | None:
+    """The lowest and the highest stored value that pad (0028,0120), (0028,0121); None where none do.
+
+    Scanners write the value of signed pixels as if they were unsigned, and the other way round: 63536 is -2000.
+
+    Raises:
+        UnusableImageError: there is a value, and it is no number.
+    """
+    if header.get("PixelPaddingValue") is None:
+        return None
+    ends = [header.PixelPaddingValue]
+    if header.get("PixelPaddingRangeLimit") is not None:
+        ends.append(header.PixelPaddingRangeLimit)
+    numbers = [_number(end) for end in ends]
+    if any(number is None or not -65_536 <= number <= 65_536 for number in numbers):
+        raise UnusableImageError(
+            "expected numbers as Pixel Padding Value (0028,0120-0121), the file has others"
+        )
+    low = -32_768 if header.get("PixelRepresentation") == 1 else 0
+    values = [(round(number or 0.0) - low) % 65_536 + low for number in numbers]
+    return min(values), max(values)
+
+
 def _check_hu(hu: NDArray[np.float32]) -> None:
-    """Refuse what cannot be Hounsfield units: a slice of a person holds fat or air, and no 100 000 HU.
+    """Refuse what cannot be Hounsfield units of a person, who has fat or air wherever there is bone.
 
     The usual mistake is an intercept of 0: air becomes water, and nothing is lighter.
     """
     low, high = (float(hu.min()), float(hu.max())) if hu.size else (AIR_HU, AIR_HU)
-    if not (-40_000.0 <= low < 0.0 and -1100.0 <= high <= 100_000.0):
+    possible = -40_000.0 <= low <= 500.0 and -1100.0 <= high <= 100_000.0
+    if not possible or (low >= 0.0 and high >= _BONE_HU):
         raise UnusableImageError(
-            "expected Hounsfield units after the rescale (0028,1052-1053), with something lighter than water, "
-            f"got {low:.0f} to {high:.0f}"
+            f"expected Hounsfield units after the rescale (0028,1052-1053), got {low:.0f} to {high:.0f}"
         )
 
 

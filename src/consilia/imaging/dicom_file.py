@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
 MAX_FILE_BYTES = 256 * 2**20
-MAX_SEQUENCE_BYTES = 16 * 2**20
-"""Of one sequence whose items are not parsed yet: 4096 frames of an enhanced CT have a quarter."""
+MAX_SEQUENCE_BYTES = 8 * 2**20
+"""Of one sequence whose items are not parsed yet; a frame of an enhanced CT needs one or two thousand."""
 MAX_ITEMS = 200_000
-MAX_ELEMENTS = 500_000
+MAX_ELEMENTS = 300_000
 MAX_DEPTH = 64
 MAX_VALUE_BYTES = 2**20
 """Of one attribute that is neither a sequence nor bulk: a text of backslashes is a million values."""
 
-_MOST_READS = 6 * MAX_ELEMENTS
+_MOST_READS = 800_000
 _BULK = frozenset("OB OD OF OL OV OW UN".split())  # noqa: SIM905
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 """The tag that begins an item (FFFE,E000), little and big endian."""
@@ -104,10 +104,28 @@ def parse(path: Path, *, pixels: bool = True, only: Sequence[str] = ()) -> FileD
         stop = None if pixels else lambda tag, _vr, _n: tag in _PIXELS
         tags = [Tag(keyword) for keyword in only] or None
         found = read_dataset(file, implicit, little, stop_when=stop, specific_tags=tags)  # type: ignore[arg-type]
+    check_value(found, "PixelRepresentation")  # pydicom looks at it for the values of other attributes
     _measure(found, [0, 0], 0)
     header = FileDataset(io.BytesIO(), found, preamble, meta, implicit, little)
     header.set_original_encoding(implicit, little, found.original_character_set)
     return header
+
+
+def check_value(dataset: Dataset, keyword: str) -> None:
+    """Refuse a value that cannot be what its VR says.
+
+    Raises:
+        UnusableImageError: it cannot.
+    """
+    from pydicom.tag import Tag
+
+    try:
+        dataset.get(keyword)
+    except parser_errors():
+        tag = Tag(keyword)
+        raise UnusableImageError(
+            f"expected {keyword} ({tag.group:04X},{tag.element:04X}) as its VR says, it cannot be read so"
+        ) from None
 
 
 class _Bounded:

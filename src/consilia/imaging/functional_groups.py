@@ -33,6 +33,8 @@ def frame_header(header: Dataset, index: int) -> Dataset:
     flat.update(header)
     flat.pop("NumberOfFrames", None)
     groups = _groups(header, index)
+    # the others' are not this frame's, to be cleaned and counted again with each
+    _put(flat, "PerFrameFunctionalGroupsSequence", [groups[0]])
     for sequence, keywords in _MACROS:
         item = _first(groups, sequence)
         for keyword in keywords if item is not None else ():
@@ -40,12 +42,18 @@ def frame_header(header: Dataset, index: int) -> Dataset:
                 flat[keyword] = item[keyword]
     anatomy = _first(groups, "FrameAnatomySequence")
     if anatomy is not None and anatomy.get("FrameLaterality"):
-        flat.ImageLaterality = anatomy.FrameLaterality
+        _put(flat, "ImageLaterality", anatomy.FrameLaterality)
     kind = _first(groups, "CTImageFrameTypeSequence")
     if kind is not None and kind.get("FrameType"):
-        flat.ImageType = kind.FrameType
-    flat.InstanceNumber = index + 1
+        _put(flat, "ImageType", kind.FrameType)
+    _put(flat, "InstanceNumber", index + 1)
     return flat
+
+
+def _put(flat: Dataset, keyword: str, value: Any) -> None:
+    """As an element of its own: the one that is there belongs to the file, and so to all frames."""
+    flat.pop(keyword, None)
+    setattr(flat, keyword, value)
 
 
 def _groups(header: Dataset, index: int) -> tuple[Dataset, ...]:

@@ -98,6 +98,7 @@ class Importer:
         self._category = category
         self._known: dict[str, KeptSlice | None] = {}
         self._objects: list[ObjectBoxes] = []
+        self._contents: dict[str, bytes] = {}
 
     def take(self, path: Path, name: str = "") -> Outcome:
         """Take one DICOM file in.
@@ -133,6 +134,7 @@ class Importer:
 
     def _take_image(self, path: Path, name: str) -> Outcome:
         source = identify(path, self._pseudonyms)
+        self._check_once(path, source.sop_instance_uid)
         for index, place in enumerate(source.places):
             known = KeptSlice(place, source.width, source.height)
             self._remember(frame_name(source.sop_instance_uid, index, source.frames), known)
@@ -145,6 +147,15 @@ class Importer:
             only = set(standings)
             return Outcome.DISCARDED if only == {Standing.DISCARDED} else Outcome.KNOWN
         return self._clean(path, standings)
+
+    def _check_once(self, path: Path, sop_instance_uid: str) -> None:
+        """Refuse a second file of an import that has the name of another image: nobody knows which it is."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        if self._contents.setdefault(sop_instance_uid, digest) != digest:
+            raise UnusableImageError(
+                "expected every SOPInstanceUID (0008,0018) once, another file of this import has it with other content"
+            )
 
     def _clean(self, path: Path, standings: list[Standing]) -> Outcome:
         """De-identify all frames before the first is kept: a file is taken whole or refused."""

@@ -19,7 +19,15 @@ from consilia.errors import UnusableImageError
 from consilia.imaging.burned_in import Suspicion, suspect
 from consilia.imaging.decoding import Frames
 from consilia.imaging.deidentification import Pseudonymiser, deidentify
-from consilia.imaging.dicom import CT_IMAGE_STORAGE, check_kind, check_place, rescale, to_hu
+from consilia.imaging.dicom import (
+    CT_IMAGE_STORAGE,
+    check_kind,
+    check_place,
+    check_values,
+    padding_of,
+    rescale,
+    to_hu,
+)
 from consilia.imaging.dicom_file import parse, quiet_parser
 from consilia.imaging.functional_groups import frame_header
 
@@ -91,7 +99,12 @@ def clean_slices(path: Path, pseudonyms: Pseudonymiser) -> Iterator[CleanSlice]:
 
 def _frames(header: FileDataset) -> Frames:
     check_kind(header, enhanced=True)
-    return Frames(header)
+    frames = Frames(header)
+    if frames.count > 1 and str(header.SOPClassUID) == CT_IMAGE_STORAGE:
+        raise UnusableImageError(
+            f"expected one frame in CT Image Storage, this file has {frames.count}: nobody knows where each lies"
+        )
+    return frames
 
 
 def _identify(header: FileDataset, found: Frames, pseudonyms: Pseudonymiser) -> Source:
@@ -122,12 +135,16 @@ def frame_name(sop_instance_uid: str, index: int, frames: int) -> str:
 
 
 def _clean(flat: Dataset, stored: NDArray[Any], place: Place, pseudonyms: Pseudonymiser) -> CleanSlice:
+    check_values(flat)
     check_place(flat)
     to_hu(stored, flat)  # refuses what cannot be Hounsfield units
     slope, _ = rescale(flat)
     clean = deidentify(flat, pseudonyms)
     clean.header.SOPClassUID = CT_IMAGE_STORAGE
     clean.header.SOPInstanceUID = place.sop_instance_uid
+    padding = padding_of(flat)
+    if padding is not None:
+        clean.header.PixelPaddingValue, clean.header.PixelPaddingRangeLimit = padding
     suspicion = suspect(flat, stored, slope)
     height, width = stored.shape
     data = write_slice(clean.header, stored)
@@ -161,13 +178,14 @@ def write_slice(header: Dataset, stored: NDArray[Any]) -> bytes:
 
 
 def _fit_padding(file: FileDataset, signed: bool) -> None:
-    """Padding takes the sign of the pixels (US or SS); a value that no pixel can have pads nothing."""
-    low, high = (-32_768, 32_767) if signed else (0, 65_535)
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        value = file.get(keyword)
-        if value is not None:
-            del file[keyword]
-            if low <= int(value) <= high:
-                file.add_new(keyword, "SS" if signed else "US", int(value))
-    if "PixelPaddingValue" not in file:
-        file.pop("PixelPaddingRangeLimit", None)
+    """Padding takes the sign of the pixels (US or SS); what of its range no pixel can have pads nothing."""
+    least, most = (-32_768, 32_767) if signed else (0, 65_535)
+    value = int(file.PixelPaddingValue)
+    limit = int(file.get("PixelPaddingRangeLimit", value))
+    low, high = max(least, min(value, limit)), min(most, max(value, limit))
+    del file.PixelPaddingValue
+    file.pop("PixelPaddingRangeLimit", None)
+    if low <= high:
+        kind = "SS" if signed else "US"
+        file.add_new("PixelPaddingValue", kind, low)
+        file.add_new("PixelPaddingRangeLimit", kind, high)

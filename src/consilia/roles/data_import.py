@@ -19,6 +19,8 @@ from consilia.roles.progress import Report
 from consilia.roles.state import State
 
 _REPORT_EVERY = 200
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+"""A file that is called so and has not the mark is refused and counted, not passed over."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def import_folder(source: Path, importer: Importer, wishes: Wishes, report: Repo
         DatasetError: nothing to import is there, or the annotations cannot be read.
     """
     annotations = wishes.annotations or (source if has_annotations(source) else None)
-    files = [path for path in below(source) if is_dicom(path)]
+    files = [path for path in below(source) if is_dicom(path) or path.suffix.lower() in _DICOM_SUFFIXES]
     if not files and annotations is None:
         raise DatasetError("expected DICOM files or annotated pictures below the folder, there are none")
     for number, path in enumerate(files, start=1):
