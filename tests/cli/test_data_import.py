@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import stat
 from pathlib import Path
@@ -95,7 +96,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_nobody_is_in_anything_that_an_import_leaves(planted: Path, tmp_path: Path) -> None:
+def test_nobody_is_in_anything_that_an_import_leaves(
+    planted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    caplog.set_level(logging.DEBUG)
     home, printed = make_home(tmp_path / "home"), []
     runner = CliRunner()
     for command in (
@@ -111,7 +115,8 @@ def test_nobody_is_in_anything_that_an_import_leaves(planted: Path, tmp_path: Pa
         result = runner.invoke(app, ["data", *command, "--home", str(home)])
         assert result.exception is None or isinstance(result.exception, SystemExit | ConsiliaError), command
         printed += [result.output, str(result.exception or "")]
-    assert not list(leaks(home, *printed))
+    said = [caplog.text, *(str(warning.message) for warning in recwarn)]
+    assert not list(leaks(home, *printed, *said))
 
     held = list((home / "data" / "dicom").rglob("*.dcm"))
     assert len(held) == 2  # the good one, and one whose StudyInstanceUID was no UID

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
 from consilia.errors import UnusableImageError
@@ -95,6 +97,26 @@ def test_signed_pixels_come_through_every_compression(tmp_path: Path) -> None:
     for encoding in PYDICOM:
         assert np.array_equal(imported_hu(encoded(plain, encoding)), read_ct(plain).hu), encoding
     assert read_ct(plain).hu.min() < 0
+
+
+HTJ2K = (
+    "/0//UQApQAAAAAAQAAAAEAAAAAAAAAAAAAAAEAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQ"
+    "kJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAIAAAf+TwAAma/wFB3QAAMAAE0AAEwBI/AKHdADa/gIHdADAABPAABOAIkT8"
+    "AgJ0AGzZ/gBjVADAABUwAAVQDAwMDKpxgnUAsjKZ7MAhAey2AMAAK6AAFoi2bdu2bdvnynp6cIJ4AE7HcRzHcf79hCB79hCB7LoA/9k="
+)
+"""16 x 16 pixels, 40 x row + 60 x column, by OpenJPH: nothing that the project uses can write it."""
+
+
+@pytest.mark.parametrize("number", [201, 202, 203])
+def test_jpeg_2000_of_high_throughput_is_read(tmp_path: Path, number: int) -> None:
+    rows, columns = np.mgrid[:16, :16]
+    path = ct(tmp_path / "a.dcm", pixels=(40 * rows + 60 * columns).astype(np.uint16))
+    expected, header = read_ct(path).hu, pydicom.dcmread(path)
+    header.file_meta.TransferSyntaxUID = pydicom.uid.UID(f"1.2.840.10008.1.2.4.{number}")
+    header.PixelData = encapsulate([base64.b64decode(HTJ2K)])
+    header["PixelData"].VR = "OB"
+    header.save_as(path)
+    assert np.array_equal(imported_hu(path), expected)
 
 
 @pytest.mark.parametrize(
