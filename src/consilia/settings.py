@@ -290,6 +290,8 @@ class OfferSection(_Section):
     bond_wei: Annotated[int, Field(ge=0, lt=2**128)]
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Findings below this score are not reported."""
+    grey: bool = False
+    """Where the task is of plain pictures (PNG, JPEG): they are all grey, as what queries hold."""
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:

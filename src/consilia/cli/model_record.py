@@ -34,6 +34,7 @@ def model_record(model: NamedModel) -> dict[str, Any]:
         "categories": list(model.spec.data.categories),
         "task": known.number if known else None,
         "after_rounds": known.rounds_done if known else None,
+        "own_norm": str(model.own_norm_digest) if model.own_norm else None,
     }
 
 

@@ -99,12 +99,9 @@ def task_id_of(number: int, tasks: Mapping[int, TaskLog]) -> int | None:
 
 def _offered(offer: OfferSection, home: Path, state: State, tasks: Mapping[int, TaskLog]) -> OfferedModel:
     spec, path = _model_of(offer, home, state, tasks)
+    _check_served_alike(spec, offer)
     if not path.exists():
         raise SettingsError(f"diagnosis.offers: expected the weights in {path.name}, there is no such file")
-    if spec.data.windows_hu or spec.data.neighbouring_slices:
-        raise SettingsError(
-            "diagnosis.offers: expected a model of one grey channel; queries hold nothing else"
-        )
     size = spec.model.image_size
     card = OfferCard(offer.title or spec.title, ImageFormat(size, size), spec.purpose.application)
 
@@ -116,6 +113,28 @@ def _offered(offer: OfferSection, home: Path, state: State, tasks: Mapping[int, 
 
     digest = file_digest(path)
     return OfferedModel(digest, spec.code_book.digest, card, offer.price_wei, offer.bond_wei, load)
+
+
+def _check_served_alike(spec: TaskSpec, offer: OfferSection) -> None:
+    """Queries hold grey squares: what the model learnt to see otherwise it would answer worse than it was measured.
+
+    Raises:
+        SettingsError: colour, several channels, or normalisation layers that are at the hospitals.
+    """
+    if spec.data.windows_hu or spec.data.neighbouring_slices:
+        raise SettingsError(
+            "diagnosis.offers: expected a model of one grey channel; queries hold nothing else"
+        )
+    if spec.data.format == "image" and not offer.grey:
+        raise SettingsError(
+            "diagnosis.offers: expected a model of grey pictures, data.format 'image' may be colour, which queries "
+            "do not hold; if all that it was trained and measured on is grey, say grey = true"
+        )
+    if spec.training.local_norm:
+        raise SettingsError(
+            "diagnosis.offers: expected a whole model; with training.local_norm its normalisation layers "
+            "are at the hospitals, and without them it finds nothing"
+        )
 
 
 def _model_of(

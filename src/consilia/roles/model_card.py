@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from consilia.errors import InputError
+from consilia.protocols.task_spec import TaskSpec
 from consilia.roles.ledger_view import LedgerView
 from consilia.roles.models import RegisteredModel, read_tasks
 from consilia.roles.task_log import TaskLog
@@ -19,6 +20,10 @@ LIMITS = (
     "On scanners, populations and findings other than those it was trained on it may fail without a sign.",
 )
 
+LOCAL_NORM = (
+    "Normalisation layers stay at each hospital (`local_norm`): this file alone is no whole detector."
+)
+
 
 def model_card(view: LedgerView, model: RegisteredModel, measured: dict[str, Any] | None) -> dict[str, Any]:
     """The card of a registered model as a document.
@@ -29,19 +34,20 @@ def model_card(view: LedgerView, model: RegisteredModel, measured: dict[str, Any
         measured: what `consilia model eval` wrote about this very model, or None.
 
     Raises:
-        InputError: the measurement is of another model.
+        InputError: the measurement is of another model, or of one without its normalisation layers.
     """
     digest = str(model.artifact.digest)
-    if measured is not None and measured.get("model", {}).get("digest") != digest:
-        raise InputError("expected a measurement of this model, its digest is another: measure this one")
     task = read_tasks(view)[model.task_id]
     spec = task.spec
+    if measured is not None:
+        _check_measured(measured.get("model", {}), model, spec)
     return {
         "title": spec.title,
         "digest": digest,
         "root": str(model.artifact.root),
         "purpose": spec.purpose.model_dump(mode="json"),
         "detector": spec.model.detector,
+        "backbone": spec.model.backbone,
         "image_size_px": spec.model.image_size,
         "categories": list(spec.data.categories),
         "training": {
@@ -54,6 +60,8 @@ def model_card(view: LedgerView, model: RegisteredModel, measured: dict[str, Any
             "rounds_planned": spec.training.rounds,
             "aggregation": spec.training.aggregation,
             "privacy": spec.training.privacy,
+            "local_norm": spec.training.local_norm,
+            "augmentation": spec.training.augmentation,
         },
         "hospitals": _hospitals(view, task, model.rounds_done),
         "registered": {
@@ -67,6 +75,16 @@ def model_card(view: LedgerView, model: RegisteredModel, measured: dict[str, Any
         "measured": measured,
         "limits": list(LIMITS),
     }
+
+
+def _check_measured(measured: dict[str, Any], model: RegisteredModel, spec: TaskSpec) -> None:
+    if measured.get("digest") != str(model.artifact.digest):
+        raise InputError("expected a measurement of this model, its digest is another: measure this one")
+    if spec.training.local_norm and model.rounds_done and not measured.get("own_norm"):
+        raise InputError(
+            "expected a measurement with a hospital's own normalisation layers (training.local_norm), this one was "
+            "made without: measure again in that hospital's home"
+        )
 
 
 def _hospitals(view: LedgerView, task: TaskLog, rounds_done: int) -> list[dict[str, Any]]:
@@ -93,7 +111,7 @@ def card_markdown(card: dict[str, Any]) -> str:
     lines = [
         f"# {_plain(card['title'])}",
         "",
-        f"Model `{card['digest']}` ({card['detector']}, {card['image_size_px']} px), after {training['rounds_done']} "
+        f"Model `{card['digest']}` ({_detector(card)}, {card['image_size_px']} px), after {training['rounds_done']} "
         f"of {training['rounds_planned']} rounds of task {training['task']}.",
         "",
         "## What it is for",
@@ -110,8 +128,10 @@ def card_markdown(card: dict[str, Any]) -> str:
             for row in card["hospitals"]
         ),
         "",
-        f"Aggregation {training['aggregation']}, privacy {training['privacy']}. TaskSpec `{training['spec_digest']}`, "
+        f"Aggregation {training['aggregation']}, privacy {training['privacy']}, "
+        f"augmentation {training['augmentation']}. TaskSpec `{training['spec_digest']}`, "
         f"initial model `{training['initial_digest']}`{_pretrained(training['pretrained_digest'])}.",
+        *([LOCAL_NORM] if training["local_norm"] else []),
         "",
         "## How good it is",
         "",
@@ -128,6 +148,10 @@ def card_markdown(card: dict[str, Any]) -> str:
         *(f"- {limit}" for limit in card["limits"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _detector(card: dict[str, Any]) -> str:
+    return f"{card['detector']} on {card['backbone']}" if card["backbone"] else str(card["detector"])
 
 
 def _pretrained(digest: str) -> str:
@@ -148,6 +172,11 @@ def _measured(measured: dict[str, Any] | None) -> list[str]:
         bounds = measured.get(f"{key}_interval")
         shown = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "too few patients"
         lines.append(f"| {name} | {measured[key]:.3f} | {shown} |")
+    if own_norm := measured.get("model", {}).get("own_norm"):
+        lines += [
+            "",
+            f"With one hospital's own normalisation layers, `{own_norm}`; others' give other figures.",
+        ]
     worst = measured.get("worst_hospital")
     return [*lines, "", f"Worst hospital: {_plain(worst)}." if worst else "Not measured by hospital."]
 

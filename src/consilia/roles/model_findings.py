@@ -104,7 +104,11 @@ def findings_record(findings: Findings, min_score: float) -> dict[str, Any]:
     """The structured report as a document: which model, on what, what it found, what could not be read."""
     return {
         "notice": NOTICE,
-        "model": {"detector": findings.reporter.model, "digest": findings.reporter.model_digest},
+        "model": {
+            "detector": findings.reporter.model,
+            "digest": findings.reporter.model_digest,
+            "own_norm": str(findings.model.own_norm_digest) if findings.model.own_norm else None,
+        },
         "min_score": min_score,
         "images": [
             {
@@ -165,6 +169,7 @@ def export_model(model: NamedModel, path: Path, pictures: Dataset | None) -> Agr
     facts = {
         "consilia.notice": NOTICE,
         "consilia.digest": str(model.digest),
+        **({"consilia.own_norm": str(model.own_norm_digest)} if model.own_norm else {}),
         "consilia.detector": model.spec.model.detector,
         "consilia.categories": json.dumps(list(model.spec.data.categories), ensure_ascii=False),
     }

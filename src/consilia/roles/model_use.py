@@ -38,22 +38,31 @@ class ModelName:
 
 @contextmanager
 def named_model(name: ModelName) -> Iterator[NamedModel]:
-    """The model of this name.
+    """The model of this name, whole: with a hospital's own normalisation layers where the task leaves them there.
 
     Raises:
-        InputError: the name is neither of the two kinds, or there is no such task or round.
+        InputError: the name is neither of the two kinds, there is no such task or round, or layers are not at hand.
         SpecError: the TaskSpec's file is none.
         VerificationError: the store's file is not the registered one, or this party holds no key to it.
     """
     if name.home is not None and name.file is None and name.spec is None:
         with open_model(name.home, 1 if name.task is None else name.task, name.rounds_done) as model:
-            own_norm = own_norm_in(name.home, model.spec)
-            yield replace(model, own_norm=own_norm) if own_norm.exists() else model
+            yield _whole(model, name.home)
         return
     if name.home is None and name.file is not None and name.spec is not None:
-        yield NamedModel(name.file, file_digest(name.file), _read_spec(name.spec), None)
+        yield _whole(NamedModel(name.file, file_digest(name.file), _read_spec(name.spec), None), None)
         return
     raise InputError("expected --home DIR --task N, or --model FILE --spec TASK.toml: one of the two")
+
+
+def _whole(model: NamedModel, home: Path | None) -> NamedModel:
+    """The model with the layers that this home has of it, if it needs any; the initial one has those that it needs."""
+    own_norm = own_norm_in(home, model.spec) if home and model.spec.training.local_norm else None
+    is_initial = model.registered is not None and model.registered.rounds_done == 0
+    if own_norm is not None and own_norm.exists() and not is_initial:
+        model = replace(model, own_norm=own_norm)
+    model.require_whole()
+    return model
 
 
 def _read_spec(path: Path) -> TaskSpec:
@@ -101,7 +110,12 @@ def read_held_out(spec: TaskSpec, data: DataSection, trained_on: Sequence[DataSe
 
 
 def find_on(model: NamedModel, held_out: HeldOut) -> list[Prediction]:
-    """The model's findings on the held-out pictures."""
+    """The model's findings on the held-out pictures.
+
+    Raises:
+        InputError: the model is not whole: a hospital's own layers belong to another one.
+    """
+    model.require_whole()
     return predict(load_detector(model.spec, model.path, model.own_norm).model, held_out.examples)
 
 

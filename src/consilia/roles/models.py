@@ -37,6 +37,8 @@ class RegisteredModel:
     rounds_done: int
     artifact: ArtifactTrace
     deed: Deed
+    is_newest: bool
+    """No round was closed after it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,31 @@ class NamedModel:
     registered: RegisteredModel | None
     own_norm: Path | None = None
     """This hospital's own normalisation layers, where the task leaves them with it (FedBN)."""
+
+    @property
+    def own_norm_digest(self) -> Digest | None:
+        """Of the hospital's own layers: with them it is another model than the digest names."""
+        return None if self.own_norm is None else file_digest(self.own_norm)
+
+    def require_whole(self) -> None:
+        """A global model of FedBN has the layers that were drawn for w_0: on them it finds nothing, without a sign.
+
+        Raises:
+            InputError: normalisation layers of this round are not at hand.
+        """
+        is_initial = str(self.digest) == self.spec.model.initial_digest
+        if not self.spec.training.local_norm or (is_initial and self.own_norm is None):
+            return
+        if self.registered is None or self.own_norm is None:
+            raise InputError(
+                "expected a hospital that trained in this task: with training.local_norm the global model lacks "
+                "normalisation layers, each hospital keeps its own; name it by that hospital's --home"
+            )
+        if not self.registered.is_newest:
+            raise InputError(
+                "expected the newest round, or 0: with training.local_norm a hospital keeps its normalisation layers "
+                f"of its last round, they do not fit the model after {self.registered.rounds_done}; leave out --round"
+            )
 
 
 def read_tasks(view: LedgerView) -> dict[int, TaskLog]:
@@ -65,7 +92,8 @@ def registered_models(view: LedgerView, task: TaskLog, number: int) -> list[Regi
     for rounds_done, event in enumerate(events):
         artifact = ArtifactTrace(event.model_root, event.model_size, event.model_digest)
         deed = find_deed(view, event)
-        found.append(RegisteredModel(task.task_id, number, title_of(task), rounds_done, artifact, deed))
+        title, is_newest = title_of(task), rounds_done == len(events) - 1
+        found.append(RegisteredModel(task.task_id, number, title, rounds_done, artifact, deed, is_newest))
     return found
 
 
