@@ -18,6 +18,7 @@ from consilia.detection.detectors import build
 from consilia.detection.inference import Prediction
 from consilia.detection.predictions import write_predictions
 from consilia.errors import DatasetError, InputError
+from consilia.roles.model_card import _measured
 
 SPEC = """title = "squares"
 [purpose]
@@ -82,6 +83,27 @@ def test_eval_writes_figures_with_intervals_and_a_page(place: Path, tmp_path: Pa
     write_page(tmp_path / "a.html", record)
     page = (tmp_path / "a.html").read_text()
     assert "mAP@.5 of 1.000 on 4 patients" in page and "4 名患者上的" in page
+
+
+def test_pictures_of_unknown_patients_are_not_called_patients(place: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "held-out", 1)
+    coco = tmp_path / "held-out" / "annotations.json"
+    document = json.loads(coco.read_text())
+    kept = ["--predictions", str(place / "perfect.json"), "--data", str(tmp_path / "held-out")]
+    for unknown, over in ((1, "patients and images"), (PICTURES, "images")):
+        for image in document["images"][:unknown]:
+            image.pop("patient", None)
+        coco.write_text(json.dumps(document))
+        said = model(place, "eval", *kept, "--to", str(tmp_path / "a.json"))
+        assert "patients unknown, 4 images, 4 lesions" in said and f"intervals are over {over}:" in said
+        record = json.loads((tmp_path / "a.json").read_text())
+        assert record["patients"] is None and record["intervals"]["over"] == over
+        told = "\n".join(_measured(record))
+        assert "patients unknown, 4 images, 4 lesions" in told and f"intervals over {over}." in told
+        write_page(tmp_path / "a.html", record)
+        page = (tmp_path / "a.html").read_text()
+        assert "on images of unknown patients" in page and f"bootstrap over {over}." in page
+    assert "Patients with a lesion found" not in page
 
 
 def test_eval_of_the_model_itself(place: Path) -> None:

@@ -13,6 +13,7 @@ from consilia.detection.bootstrap import RESAMPLES, Interval
 from consilia.detection.comparison import Comparison
 from consilia.detection.evaluation import FIGURES, Evaluation
 from consilia.detection.froc import HIT_IOU
+from consilia.roles.model_card import counted, told_size
 from consilia.roles.models import NamedModel
 from consilia.whole_file import whole_file
 
@@ -43,8 +44,8 @@ def assessment_record(found: Assessment, model: dict[str, Any], seed: int) -> di
     return {
         "model": model,
         "hit_rule": {"kind": "iou", "min_iou": HIT_IOU},
-        "intervals": {"confidence": 0.95, "resamples": RESAMPLES, "over": "patients", "seed": seed},
-        "patients": found.num_patients,
+        "intervals": {"confidence": 0.95, "resamples": RESAMPLES, "over": found.over, "seed": seed},
+        "patients": found.num_patients if found.over == "patients" else None,
         **evaluation_record(found.overall),
         "operating_point": {
             "false_positives_per_image": 1.0,
@@ -66,7 +67,11 @@ def assessment_record(found: Assessment, model: dict[str, Any], seed: int) -> di
             "bins": [vars(item) for item in found.calibration.bins],
         },
         "hospitals": [
-            {"hospital": own.hospital, "patients": own.patients, **evaluation_record(own.evaluation)}
+            {
+                "hospital": own.hospital,
+                "patients": own.patients if found.over == "patients" else None,
+                **evaluation_record(own.evaluation),
+            }
             for own in found.hospitals
         ],
         "worst_hospital": found.worst_hospital.hospital if found.worst_hospital else None,
@@ -113,10 +118,13 @@ def rate_record(found: Rate) -> dict[str, Any]:
 def assessment_lines(found: Assessment) -> Iterator[str]:
     """The measurements for a person, one fact a line."""
     overall = found.overall
-    yield f"{found.num_patients} patients, {overall.num_images} images, {overall.num_lesions} lesions"
+    known = found.over == "patients"
+    yield told_size(found.num_patients if known else None, overall.num_images, overall.num_lesions)
+    if not known:
+        yield f"intervals are over {found.over}: images of one patient resemble one another, so they may be too narrow"
     yield from _figures(overall)
     yield f"at 1 false positive an image (score {found.threshold:.3f} and above):"
-    yield f"  patients found     {_rate(found.patients)}"
+    yield f"  {'images' if found.over == 'images' else 'patients'} found".ljust(21) + _rate(found.patients)
     for group in found.by_size:
         upper = f"{group.high:g}" if isfinite(group.high) else "..."
         yield f"  lesions {f'{group.low:g}-{upper} {group.unit}':<12}{_rate(group.lesions)}"
@@ -124,8 +132,9 @@ def assessment_lines(found: Assessment) -> Iterator[str]:
     for own in found.hospitals:
         spread = own.evaluation.spread
         bounds = _interval(spread.interval("map50") if spread else None)
+        of = counted(own.patients, "patient" if known else "image")
         worst = "  <- worst" if own is found.worst_hospital else ""
-        yield f"{own.hospital}: mAP@.5 {own.evaluation.map50:.3f} {bounds}, {own.patients} patients{worst}"
+        yield f"{own.hospital}: mAP@.5 {own.evaluation.map50:.3f} {bounds}, {of}{worst}"
 
 
 def comparison_lines(found: Comparison) -> Iterator[str]:

@@ -88,7 +88,8 @@ class Assessment:
     """Everything that is known of one detector on one set of pictures.
 
     `threshold` is the score above which there is at most `FALSE_POSITIVES` per image; `by_size` and `patients`
-    are at this score. A patient is found if one of its lesions is.
+    are at this score. A patient is found if one of its lesions is. Where a picture's patient is unknown, the picture
+    counts as one; `over` tells what was drawn: `patients`, `images`, or `patients and images`.
     """
 
     overall: Evaluation
@@ -98,6 +99,7 @@ class Assessment:
     patients: Rate
     calibration: Calibration
     hospitals: tuple[HospitalFigures, ...]
+    over: str = "patients"
 
     @property
     def worst_hospital(self) -> HospitalFigures | None:
@@ -131,7 +133,14 @@ def assess(
         _patients(judged, threshold, drawn),
         _calibration(judged, drawn),
         tuple(_hospitals(predictions, examples, resamples, seed)),
+        _drawn_over({example.patient_known for example in examples}),
     )
+
+
+def _drawn_over(known: set[bool]) -> str:
+    if len(known) == 2:
+        return "patients and images"
+    return "patients" if known == {True} else "images"
 
 
 def _by_size(

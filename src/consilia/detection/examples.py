@@ -35,6 +35,8 @@ class Example:
     hospital: str = ""
     proposals_xyxy: npt.NDArray[np.float32] | None = None
     """Regions to judge, float32 (n, 4), for the detectors that are given them (see `proposals`)."""
+    patient_known: bool = True
+    """False where the picture stands for a patient of its own, since nothing tells whose it is."""
 
 
 def prepare(images: Sequence[LabelledImage], image_size: int) -> tuple[list[Example], list[Skipped]]:
@@ -85,4 +87,5 @@ def _prepare_one(image: LabelledImage, image_size: int) -> Example:
         scale,
         image.spacing_mm,
         image.hospital,
+        patient_known=image.patient_known,
     )

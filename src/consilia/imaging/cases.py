@@ -112,6 +112,8 @@ class LabelledImage:
     """After `window`, for the second and third channel (`imaging/channels.py`)."""
     neighbours: tuple[Path, Path] | None = None
     """The slices for the first and third channel."""
+    patient_known: bool = True
+    """False where neither annotations nor header tell one: then the image is a patient of its own."""
 
     def pixels(self) -> NDArray[np.uint8]:
         """Read the image: (H, W) grey or (H, W, 3); CT is rescaled to HU and windowed first.

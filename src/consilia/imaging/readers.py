@@ -243,6 +243,7 @@ def _load(
         acquisition=slice_.acquisition if slice_ else Acquisition(),
         series=study_key(f"series:{slice_.series_uid}") if slice_ else "",
         level_mm=slice_.level_mm if slice_ else 0.0,
+        patient_known=bool(slice_ or entry.patient),  # a slice without one is refused
     )
     return _Loaded(image, slice_)
 

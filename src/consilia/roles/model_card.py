@@ -161,9 +161,9 @@ def _pretrained(digest: str) -> str:
 def _measured(measured: dict[str, Any] | None) -> list[str]:
     if measured is None:
         return ["Not measured here. `consilia model eval --to FILE.json`, then `--measured FILE.json`."]
-    head = f"{measured['patients']} patients, {measured['images']} images, {measured['lesions']} lesions; "
+    size = told_size(measured["patients"], measured["images"], measured["lesions"])
     lines = [
-        head + "95 % bootstrap intervals over patients.",
+        f"{size}; 95 % bootstrap intervals over {_plain(measured.get('intervals', {}).get('over', 'patients'))}.",
         "",
         "| figure | value | interval |",
         "|---|---|---|",
@@ -179,6 +179,17 @@ def _measured(measured: dict[str, Any] | None) -> list[str]:
         ]
     worst = measured.get("worst_hospital")
     return [*lines, "", f"Worst hospital: {_plain(worst)}." if worst else "Not measured by hospital."]
+
+
+def told_size(patients: int | None, images: int, lesions: int) -> str:
+    """What was measured on; None for patients where the data do not tell whose the images are."""
+    whose = "patients unknown" if patients is None else counted(patients, "patient")
+    return f"{whose}, {counted(images, 'image')}, {counted(lesions, 'lesion')}"
+
+
+def counted(number: int, word: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def _plain(text: object) -> str:
