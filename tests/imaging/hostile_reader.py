@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from consilia.errors import UnusableImageError
@@ -40,14 +41,16 @@ def read(path: Path, copy: Path, *, nobody: bool) -> list[str]:
     Raises:
         Broken: another outcome than an image, boxes or an error of ours.
     """
-    outcomes = []
-    for way in (_as_object, read_ct, lambda path: _cleaned(path, copy, nobody=nobody)):
-        try:
-            way(path)
-            outcomes.append("read")
-        except UnusableImageError as error:
-            outcomes.append(_reason(error))
-    return outcomes
+    ways = (_as_object, read_ct, lambda path: _cleaned(path, copy, nobody=nobody))
+    return [_outcome(way, path) for way in ways]
+
+
+def _outcome(way: Callable[[Path], object], path: Path) -> str:
+    try:
+        way(path)
+    except UnusableImageError as error:
+        return _reason(error)
+    return "read"
 
 
 def _reason(error: UnusableImageError) -> str:
@@ -65,6 +68,12 @@ def _as_object(path: Path) -> None:
     kind = object_class(path)
     if kind in REPORTS or kind == SEGMENTATION:
         read_object(path)
+
+
+def import_one(path: Path) -> None:
+    """As `data import` does, whose parser the other ways share; the slices are dropped."""
+    for _ in clean_slices(path, PSEUDONYMS):
+        pass
 
 
 def _cleaned(path: Path, copy: Path, *, nobody: bool) -> None:
@@ -118,7 +127,7 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if wanted.as_they_are:
         files = sorted(wanted.folder.glob("*.dcm"))
-        result: object = {path.stem: read(path, wanted.folder / "copy", nobody=False) for path in files}
+        result: object = {path.stem: _outcome(import_one, path) for path in files}
     else:
         result = dict(run(wanted.folder, wanted.seed, wanted.cases, wanted.seconds).most_common())
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

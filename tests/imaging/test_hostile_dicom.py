@@ -464,8 +464,7 @@ def test_bombs_are_refused_by_name_within_limits(tmp_path: Path) -> None:
         make(tmp_path / f"{name}.dcm")
     found = hostile_reader(tmp_path, "--as-they-are", "--seconds", "60")
     for name, (_, reason) in BOMBS.items():
-        _, by_reader, by_import = found["outcomes"][name]
-        assert re.search(reason, by_reader) and re.search(reason, by_import), (name, found["outcomes"][name])
+        assert re.search(reason, found["outcomes"][name]), (name, found["outcomes"][name])
 
 
 @pytest.mark.timeout(3600)
