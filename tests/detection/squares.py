@@ -19,4 +19,6 @@ def square_example(index: int, *, size: int = 64, lesions: int = 1, colour: bool
         row[:] = left, top, left + width, top + height
     if colour:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return Example(f"picture-{index}", f"patient-{index}", pixels, boxes, np.ones(lesions, np.int64), 1.0)
+    return Example(
+        f"picture-{index}", f"patient-{index}", pixels, boxes, np.ones(lesions, np.int64), (size, size)
+    )

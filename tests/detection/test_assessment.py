@@ -36,7 +36,7 @@ def split(cases):
 
 def test_lesions_are_grouped_by_their_longer_side_in_pixels_and_in_millimetres():
     _, example = case(0, patient="a", side=20)
-    example = replace(example, boxes_xyxy=np.array([[0, 0, 20, 10]], np.float32), scale=0.5)
+    example = replace(example, boxes_xyxy=np.array([[0, 0, 20, 10]], np.float32), original_px=(128, 128))
     assert lesion_sizes(example, in_mm=False).tolist() == [40]
     # spacing is between rows, then between columns: 40 columns of .5 mm, 20 rows of 2 mm
     assert lesion_sizes(replace(example, spacing_mm=(2.0, 0.5)), in_mm=True).tolist() == [40]

@@ -17,7 +17,7 @@ from tests.detection.test_froc import NOWHERE, A, B, C, image
 def findings(predictions, examples):
     return [
         ImageFindings(
-            e.boxes_xyxy / np.float32(e.scale), e.labels, p.boxes_xyxy, p.scores.astype(np.float64), p.labels
+            e.in_original(e.boxes_xyxy), e.labels, p.boxes_xyxy, p.scores.astype(np.float64), p.labels
         )
         for p, e in zip(predictions, examples, strict=True)
     ]
@@ -55,7 +55,7 @@ def pycocotools_ap(predictions, examples):
     from pycocotools.cocoeval import COCOeval
 
     truth, results = coco_tables(
-        predictions, [e.boxes_xyxy / e.scale for e in examples], [e.labels for e in examples]
+        predictions, [e.in_original(e.boxes_xyxy) for e in examples], [e.labels for e in examples]
     )
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()

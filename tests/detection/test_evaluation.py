@@ -22,7 +22,7 @@ def random_case(seed: int):
         corner = rng.uniform(0, 40, (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(5, 22, (count, 2))], axis=1).astype(np.float32)
         labels = rng.integers(1, 4, count)
-        example = replace(square_example(index), boxes_xyxy=boxes, labels=labels, scale=0.5)
+        example = replace(square_example(index), boxes_xyxy=boxes, labels=labels, original_px=(128, 128))
         noise = rng.normal(0, 2, boxes.shape)
         extra = np.array([[2, 2, 20, 20]] * int(rng.integers(0, 3))).reshape(-1, 4)
         found = (np.concatenate([boxes + noise, extra]) / 0.5).astype(np.float32)
@@ -40,7 +40,7 @@ def test_agrees_with_pycocotools(seed):
 
     predictions, examples = random_case(seed)
     truth, results = coco_tables(
-        predictions, [e.boxes_xyxy / e.scale for e in examples], [e.labels for e in examples]
+        predictions, [e.in_original(e.boxes_xyxy) for e in examples], [e.labels for e in examples]
     )
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
@@ -56,7 +56,7 @@ def test_agrees_with_pycocotools(seed):
 
 
 def test_a_perfect_detector_scores_one():
-    examples = [replace(square_example(i, lesions=2), scale=0.25) for i in range(3)]
+    examples = [replace(square_example(i, lesions=2), original_px=(256, 256)) for i in range(3)]
     perfect = [
         Prediction(e.image_id, e.boxes_xyxy / np.float32(0.25), np.ones(2, np.float32), e.labels)
         for e in examples
@@ -87,7 +87,9 @@ def test_findings_are_in_pixels_of_the_original_picture():
             box = torch.tensor([[8.0, 8, 16, 24]])
             return [{"boxes": box, "scores": torch.ones(1), "labels": torch.ones(1).long()} for _ in images]
 
-    examples = [replace(square_example(i), scale=scale) for i, scale in enumerate((0.5, 1.0, 2.0, 0.25, 0.1))]
+    examples = [
+        replace(square_example(i), original_px=(side, side)) for i, side in enumerate((128, 64, 32, 256, 640))
+    ]
     boxes = [found.boxes_xyxy[0].tolist() for found in predict(Fixed(), examples)]
     assert boxes[0] == [16, 16, 32, 48]
     assert boxes[2] == [4, 4, 8, 12]

@@ -33,13 +33,25 @@ def test_a_picture_and_its_boxes_are_resized_together():
     [example], skipped = prepare([Picture("a", data, boxes, np.array([2]))], 64)
     assert skipped == [] and (example.spacing_mm, example.hospital) == ((0.7, 0.8), "north")
     assert example.pixels.shape == (32, 64)
-    assert example.scale == pytest.approx(0.32)
+    assert example.scale_xyxy == pytest.approx(0.32)
     assert example.boxes_xyxy[0] == pytest.approx([32, 12.8, 51.2, 25.6])
     assert example.boxes_xyxy.dtype == np.float32
     assert example.labels.tolist() == [2]
     left, top, right, bottom = example.boxes_xyxy[0].round().astype(int)
     assert example.pixels[top + 1 : bottom - 1, left + 1 : right - 1].min() > 200
     assert example.pixels[:, : left - 1].max() < 50
+
+
+@pytest.mark.parametrize(("width", "height"), [(333, 1000), (512, 507), (4, 2000), (64, 64)])
+def test_boxes_follow_a_side_that_was_rounded_and_come_back_where_they_were(width, height):
+    boxes = np.array([[0, 0, width, height], [width / 4, height / 4, width / 2, height / 2]], np.float32)
+    picture = Picture("a", np.zeros((height, width), np.uint8), boxes, np.array([1, 1]))
+    [example], _ = prepare([picture], 96)
+    fitted_height, fitted_width = example.pixels.shape
+    assert example.boxes_xyxy[0] == pytest.approx([0, 0, fitted_width, fitted_height])
+    back = example.in_original(example.boxes_xyxy)
+    assert back == pytest.approx(boxes[: len(back)], abs=1e-3)
+    assert (back <= [width, height, width, height]).all(), "no box reaches out of the picture"
 
 
 def test_small_pictures_grow_and_colours_stay():

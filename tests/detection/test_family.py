@@ -93,7 +93,7 @@ def test_findings_are_in_the_original_pictures_pixels_and_inside_it(name, pictur
             for head in model.heads:
                 head[-1].bias += 3
     [small] = predict(model, pictures[:1])
-    [large] = predict(model, [replace(pictures[0], scale=0.25)])
+    [large] = predict(model, [replace(pictures[0], original_px=(256, 256))])
     assert len(small.scores)
     assert large.boxes_xyxy == pytest.approx(small.boxes_xyxy * 4)
     assert small.boxes_xyxy.min() >= 0 and small.boxes_xyxy.max() <= SIZE

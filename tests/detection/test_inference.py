@@ -58,6 +58,22 @@ def test_findings_come_back_in_pixels_of_each_original(width, height):
         assert finding.boxes_xyxy[0] == pytest.approx(box, abs=max(width, height) / 64)
 
 
+def test_a_finding_at_the_edge_stays_in_a_long_picture():
+    found = Detector(BrightSpot(), 64, ("square",)).find_in([picture(333, 1000, (0, 0, 333, 1000))])[0]
+    assert found.boxes_xyxy[0] == pytest.approx([0, 0, 333, 1000]) and found.boxes_xyxy[0, 2] <= 333
+
+
+def test_findings_do_not_depend_on_the_neighbours():
+    model = build("ssd", num_classes=1, image_size=64, seed=0)  # GroupNorm: black at the side would count
+    detector = Detector(model.eval(), 64, ("square",))
+    pictures = [picture(*side, (5, 5, 25, 25)) for side in ((64, 64), (64, 30), (30, 64), (64, 64))]
+    together, reverse = detector.find_in(pictures), detector.find_in(pictures[::-1])[::-1]
+    for number, alone in enumerate(detector.find_in([one])[0] for one in pictures):
+        for found in (together[number], reverse[number]):
+            assert found.scores == pytest.approx(alone.scores, abs=1e-5)
+            assert found.boxes_xyxy == pytest.approx(alone.boxes_xyxy, abs=1e-2)
+
+
 def test_files_and_pixels_give_the_same_findings_and_a_bad_file_is_named(tmp_path):
     def entry(name):
         no = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)

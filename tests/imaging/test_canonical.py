@@ -34,4 +34,4 @@ def test_a_detector_sees_in_a_query_what_it_saw_in_training(tmp_path):
     image = image_of(tmp_path, np.random.default_rng(1).integers(0, 255, (96, 96), np.uint8))
     (example,), _ = prepare([image], 48)
     canonical, scale = canonical_pixels(image, 48)
-    assert (canonical == example.pixels).all() and scale == example.scale
+    assert (canonical == example.pixels).all() and (scale == example.scale_xyxy).all()

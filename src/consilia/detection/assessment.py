@@ -163,7 +163,7 @@ def _by_size(
 
 def lesion_sizes(example: Example, in_mm: bool) -> FloatArray:
     """The longer side of each lesion's box: in millimetres, or in pixels of the original picture."""
-    boxes = example.boxes_xyxy.astype(np.float64) / example.scale
+    boxes = example.boxes_xyxy.astype(np.float64) / example.scale_xyxy
     sides = boxes[:, 2:] - boxes[:, :2]
     if in_mm and example.spacing_mm is not None:
         between_rows, between_columns = example.spacing_mm

@@ -127,7 +127,7 @@ def findings_of(predictions: Sequence[Prediction], examples: Sequence[Example]) 
         raise DatasetError("expected predictions of the same pictures in the same order, they are of others")
     return [
         ImageFindings(
-            example.boxes_xyxy / np.float32(example.scale),
+            example.in_original(example.boxes_xyxy),
             example.labels,
             found.boxes_xyxy,
             found.scores,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +74,9 @@ class Detector:
         """
         examples = []
         for number, pixels in enumerate(pictures):
-            fitted, scale = resized(pixels, self.image_size)
+            fitted = resized(pixels, self.image_size)
             none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-            examples.append(Example(str(number), "", fitted, *none, scale))
+            examples.append(Example(str(number), "", fitted, *none, (pixels.shape[1], pixels.shape[0])))
         return predict(self.model, examples, batch_size)
 
 
@@ -106,17 +106,30 @@ def load_detector(spec: TaskSpec, path: Path, own_norm: Path | None = None) -> D
 
 
 def predict(model: nn.Module, examples: Sequence[Example], batch_size: int = BATCH_SIZE) -> list[Prediction]:
-    """The findings of `model` on each picture, in the order of `examples`."""
+    """The findings of `model` on each picture, in the order of `examples`.
+
+    Pictures of one shape go through it together: the black that evens out others would count in normalisation, and a
+    picture's findings would depend on its neighbours.
+    """
     model.eval()
     device = next((weight.device for weight in model.parameters()), CPU)
-    predictions = []
+    predictions: dict[int, Prediction] = {}
     with torch.inference_mode():
-        for first in range(0, len(examples), batch_size):
-            batch = examples[first : first + batch_size]
+        for numbers in _of_one_shape(examples, batch_size):
+            batch = [examples[number] for number in numbers]
             images = [as_input(example.pixels.astype(np.float32) / np.float32(255)) for example in batch]
             found = find(model, [image.to(device) for image in images], batch)
-            for example, result in zip(batch, found, strict=True):
+            for number, example, result in zip(numbers, batch, found, strict=True):
                 boxes, scores, labels = (result[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
-                boxes = boxes / np.float32(example.scale)
-                predictions.append(Prediction(example.image_id, boxes, scores, labels))
-    return predictions
+                predictions[number] = Prediction(example.image_id, example.in_original(boxes), scores, labels)
+    return [predictions[number] for number in range(len(examples))]
+
+
+def _of_one_shape(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:
+    """The places of the examples in batches, each of pictures of one shape."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for number, example in enumerate(examples):
+        by_shape.setdefault(example.pixels.shape[:2], []).append(number)
+    for numbers in by_shape.values():
+        for first in range(0, len(numbers), batch_size):
+            yield numbers[first : first + batch_size]

@@ -186,7 +186,7 @@ def draw_examples(job: ExamplesJob) -> tuple[Example, ...]:
             image_png_base64=png_base64(example.pixels),
             truth=tuple(_boxes(spec, example.boxes_xyxy, example.labels, None)),
             predictions=tuple(
-                _prediction(spec, kind, local, found[index], example.scale)
+                _prediction(spec, kind, local, found[index], example.scale_xyxy)
                 for (kind, local, _), found in zip(models, findings, strict=True)
             ),
         )
@@ -208,10 +208,12 @@ def _choose(groups: list[tuple[str, list[DetectorExample]]], count: int) -> list
 
 
 def _prediction(
-    spec: TaskSpec, kind: str, hospital: str, found: inference.Prediction, scale: float
+    spec: TaskSpec, kind: str, hospital: str, found: inference.Prediction, scale_xyxy: NDArray[np.float64]
 ) -> Prediction:
     shown = found.scores >= MIN_SHOWN_SCORE
-    boxes = _boxes(spec, found.boxes_xyxy[shown] * scale, found.labels[shown], found.scores[shown])
+    boxes = _boxes(
+        spec, found.boxes_xyxy[shown] * np.float32(scale_xyxy), found.labels[shown], found.scores[shown]
+    )
     return Prediction.model_validate({"model": kind, "hospital": hospital, "boxes": tuple(boxes)})
 
 
