@@ -64,6 +64,8 @@ def test_what_is_wrong_with_a_party_has_its_own_exit_code(
     refused(consilia(*run[:-2], "--pretrained", run[-1]), 2, "model.pretrained_digest")
     assert not list((home / "models").glob("*/round-000.safetensors"))
     write_first_model(parse_toml(spec_toml(2)), tmp_path / "w")
-    refused(consilia(*run, "--wait-seconds", "0"), 3, "no ledger node answers")
+    alone = consilia(*run, "--wait-seconds", "0")
+    refused(alone, 3, "no ledger node answers")
+    assert "no window in the TaskSpec" in alone.stdout
     (home / "keys" / "password").write_text("another\n")
     refused(consilia(*run), 2, "password is wrong")

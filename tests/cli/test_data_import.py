@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from typer.testing import CliRunner
 
 from consilia.cli import app
+from consilia.cli.holdings import _ranges
 from consilia.errors import ConsiliaError, DatasetError, InputError
 from consilia.imaging.cases import numbered
 from consilia.imaging.readers import read_dataset
@@ -216,6 +217,22 @@ def test_a_decision_is_about_what_waits(tmp_path: Path) -> None:
     assert note.is_file()
 
 
+def test_equal_reasons_are_one_line_and_windows_by_body_part_are_told(tmp_path: Path) -> None:
+    source, home = tmp_path / "source", make_home(tmp_path / "home")
+    for name, part in (("a", "HEAD"), ("b", "HEAD"), ("c", "CHEST")):
+        ct(source / f"{name}.dcm", BodyPartExamined=part)
+    data(home, "import", "--from", str(source))
+    for number in range(3):
+        (home / "data" / "dicom" / f"{number}.dcm").write_bytes(b"no DICOM")
+    lines = data(home, "check", "--names", str(tmp_path / "names"), code=1)
+    [unusable] = [line for line in lines if line["step"] == "unusable"]
+    assert (unusable["files"], unusable["numbers"]) == (3, "1-3")
+    assert (tmp_path / "names").read_text() == "1\t0.dcm\n2\t1.dcm\n3\t2.dcm\n"
+    told = [(line["images"], line["hu"]) for line in lines if line["step"] == "window of the body part"]
+    assert told == [(2, "0 to 80"), (1, "-1350 to 150")] and step(lines, "several windows")
+    assert (step(lines, "usable")["unusable"], _ranges([2, 4, 5, 7])) == (3, "2, 4-5, 7")
+
+
 def test_boxes_come_along_and_a_box_of_a_waiting_slice_waits(tmp_path: Path) -> None:
     source, home = tmp_path / "source", make_home(tmp_path / "home")
     for name in ("a", "b", "c"):
@@ -230,8 +247,9 @@ def test_boxes_come_along_and_a_box_of_a_waiting_slice_waits(tmp_path: Path) -> 
     assert (step(lines, "total")["images"], step(lines, "total")["annotated"]) == (2, 1)
     assert step(lines, "total")["quarantined"] == 1
     [note] = (home / "data" / "quarantine").glob("*.json")
-    checked = data(home, "check", "--accept", note.stem, code=1)  # c is held, and no annotation speaks of it
-    assert step(checked, "usable")["images"] == 2
+    checked = data(home, "check", "--accept", note.stem)  # c is held, and no annotation speaks of it
+    assert (step(checked, "usable")["images"], step(checked, "not annotated")["files"]) == (2, 1)
+    assert "unusable" not in {line["step"] for line in checked}
     dataset = read_dataset(home / "data")
     found = sorted(box for image in dataset.images for box in image.boxes_xyxy.tolist())
     assert found == [[1, 2, 31, 42], [5, 5, 14, 14]]

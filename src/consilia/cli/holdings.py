@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from consilia.cli.images import FORMAT, HOME
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
-    from consilia.imaging.cases import Dataset
+    from consilia.imaging.cases import Dataset, Skipped
     from consilia.imaging.holdings import Holdings, Quarantined
 
 
@@ -102,26 +103,61 @@ def _check_decisions(uids: list[str], waiting: dict[str, Quarantined]) -> None:
 
 
 def _say_skipped(holdings: Holdings, names: Path | None, say: Output) -> bool:
-    """Whether all of it can be used."""
+    """Whether all of it can be used; what no annotation speaks of is only counted."""
     from consilia.errors import DatasetError
+    from consilia.imaging.readers import NOT_ANNOTATED
 
     try:
         dataset = _without_waiting(_read(holdings.root), holdings)
     except DatasetError as error:
         say("unusable", reason=str(error))
         return False
+    unusable = [item for item in dataset.skipped if item.reason != NOT_ANNOTATED]
+    not_annotated = [item for item in dataset.skipped if item.reason == NOT_ANNOTATED]
     if names is not None:
-        _write_names(dataset, names)
-    for number, item in enumerate(dataset.skipped, start=1):
-        say("unusable", file=number, reason=item.reason)
+        _write_names([*unusable, *not_annotated], names)
+    numbers: dict[str, list[int]] = {}
+    for number, item in enumerate(unusable, start=1):
+        numbers.setdefault(item.reason, []).append(number)
+    for reason, files in numbers.items():
+        say("unusable", files=len(files), numbers=_ranges(files), reason=reason)
+    if not_annotated:
+        say(
+            "not annotated",
+            files=len(not_annotated),
+            reason="no annotation speaks of them; training skips them",
+        )
+    _say_windows(dataset, say)
     say(
         "usable",
         images=len(dataset),
         patients=len(dataset.patients()),
         studies=dataset.studies_used,
-        unusable=len(dataset.skipped),
+        unusable=len(unusable),
+        not_annotated=len(not_annotated),
     )
-    return not dataset.skipped
+    return not unusable
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers in short: `1-3, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def _say_windows(dataset: Dataset, say: Output) -> None:
+    """How body parts window CT where a task names no window: two in one data set are two kinds of picture."""
+    windows = Counter(image.window for image in dataset.images if image.window is not None)
+    for window, images in windows.most_common():
+        low, high = (window.center_hu + side * window.width_hu / 2 for side in (-1, 1))
+        say("window of the body part", images=images, hu=f"{low:g} to {high:g}")
+    if len(windows) > 1:
+        say("several windows", reason="a task that names no window would show these images differently")
 
 
 def _without_waiting(dataset: Dataset, holdings: Holdings) -> Dataset:
@@ -140,11 +176,9 @@ def _read(path: Path) -> Dataset:
     return read_dicom(path / "dicom" if (path / "dicom").is_dir() else path)
 
 
-def _write_names(dataset: Dataset, path: Path) -> None:
+def _write_names(skipped: list[Skipped], path: Path) -> None:
     path.touch(mode=0o600)
-    path.write_text(
-        "".join(f"{number}\t{item.name}\n" for number, item in enumerate(dataset.skipped, start=1))
-    )
+    path.write_text("".join(f"{number}\t{item.name}\n" for number, item in enumerate(skipped, start=1)))
 
 
 def split(

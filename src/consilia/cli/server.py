@@ -13,6 +13,11 @@ from consilia.cli.output import Format, Output
 if TYPE_CHECKING:
     from consilia.protocols.task_spec import TaskSpec
 
+NO_WINDOW = (
+    "each CT slice is seen through the HU window of its body part, so perhaps through several in one data set; "
+    "data.window_center_hu and window_width_hu name one for all"
+)
+
 app = typer.Typer(help="Publish a training task and aggregate it; answer for models.", no_args_is_help=True)
 
 
@@ -67,6 +72,8 @@ def run(
     start = InitialModelFiles(initial_model, pretrained, server.report)
     if task_spec is not None:
         server.prepare(task_spec, start.write)  # what is wrong with it is said before anything is waited for
+        if task_spec.data.format == "dicom" and not task_spec.data.windows:
+            server.report("no window in the TaskSpec", reason=NO_WINDOW)
     await_node(
         settings.ledger.url,
         wait_seconds,

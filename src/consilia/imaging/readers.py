@@ -35,6 +35,8 @@ from consilia.imaging.raster import read_raster
 
 ANNOTATIONS = "annotations.json"
 HOSPITALS = "hospitals.json"
+NOT_ANNOTATED = "expected an entry in the annotations, they do not list this file"
+"""Why a file is skipped that may be faultless: nobody knows whether it shows a lesion."""
 
 _FOLDERS = ("", "images", "JPEGImages", "dicom")
 _RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -153,9 +155,10 @@ class _Folder:
 
     def unlisted(self) -> list[Skipped]:
         """Image files that no annotation names: without one, nobody knows whether they show a lesion."""
-        reason = "expected an entry in the annotations, they do not list this file"
         files = (file for folder in self._folders()[1:] for file in _files_below(folder))
-        return [Skipped(file.name, reason) for file in files if file not in self.used and _is_image(file)]
+        return [
+            Skipped(file.name, NOT_ANNOTATED) for file in files if file not in self.used and _is_image(file)
+        ]
 
 
 def _files_below(folder: Path) -> Iterable[Path]:
