@@ -459,6 +459,7 @@ def hostile_reader(folder: Path, *options: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_by_name_within_limits(tmp_path: Path) -> None:
     for name, (make, _) in BOMBS.items():
         make(tmp_path / f"{name}.dcm")
@@ -467,6 +468,7 @@ def test_bombs_are_refused_by_name_within_limits(tmp_path: Path) -> None:
         assert re.search(reason, found["outcomes"][name]), (name, found["outcomes"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_mutated_files_are_read_or_refused_within_limits(tmp_path: Path) -> None:
     corpus(tmp_path)
