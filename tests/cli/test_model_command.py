@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from consilia.detection.inference import Prediction
 from consilia.detection.predictions import write_predictions
 from consilia.errors import DatasetError, InputError
 from consilia.roles.model_card import _measured
+from tests.imaging.planted import NAME, NUMBER, leaks
 
 SPEC = """title = "squares"
 [purpose]
@@ -152,6 +154,65 @@ def test_predict_writes_every_kind(place: Path, tmp_path: Path) -> None:
     assert "research use only" in (tmp_path / "report.html").read_text()
     with pytest.raises(InputError, match="--as"):
         model(place, "predict", str(place / "held-out"), "--to", str(tmp_path), "--as", "pickle")
+    with pytest.raises(InputError, match="expected pictures in DICOM"):
+        model(place, "predict", str(place / "held-out"), "--to", str(tmp_path), "--as", "sr")
+
+
+def test_predict_names_no_file_that_it_leaves_out_and_looks_at_what_nobody_annotated(
+    place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(place / "held-out", tmp_path / "in")
+    shutil.copy(place / "training" / "images" / "11.png", tmp_path / "in" / "images")
+    (tmp_path / "in" / "images" / f"{NAME}-{NUMBER}.png").write_bytes(b"cut")
+    told = ["--to", str(tmp_path / "out"), "--as", "coco", "--as", "report"]
+    said = model(place, "predict", str(tmp_path / "in"), *told, "--format", "json")
+    assert json.loads(said)["images"] == PICTURES + 1 and len(json.loads(said)["skipped"]) == 1
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [image["image"] for image in report["images"]] == [
+        "1.png",
+        "2.png",
+        "3.png",
+        "4.png",
+        "images/11.png",
+    ]
+    assert len(report["skipped"]) == 1
+    evaluated = model(place, "eval", "--data", str(tmp_path / "in"), "--to", str(tmp_path / "out" / "e.json"))
+    assert not list(leaks(tmp_path / "out", said, evaluated))
+
+
+def test_two_detectors_are_compared(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(SPEC.replace("image_size = 64", 'image_size = 96\ndetector = "ssd"'))
+    weights.save(build("ssd", num_classes=1, image_size=96, seed=0), tmp_path / "ssd.safetensors")
+    other = ["--other", str(tmp_path / "ssd.safetensors"), "--other-spec", str(tmp_path / "other.toml")]
+    to = tmp_path / "new" / "c.json"
+    model(place, "compare", "--data", str(place / "held-out"), *other, "--to", str(to))
+    record = json.loads(to.read_text())
+    assert (record["first"]["detector"], record["second"]["detector"]) == ("faster-rcnn", "ssd")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--other-round", "2"], ["--round", "1", "--other", "0"], ["--other-spec", "T", "--other-round", "1"]],
+)
+def test_a_file_has_no_rounds_to_compare(place: Path, wrong: list[str]) -> None:
+    files = {"0": str(place / "0.safetensors"), "T": str(place / "task.toml")}
+    with pytest.raises(InputError, match="expected --"):
+        model(place, "compare", "--data", str(place / "held-out"), *(files.get(word, word) for word in wrong))
+
+
+@pytest.mark.parametrize("option", ["--patients", "--predictions", "--model", "--spec"])
+def test_a_missing_file_is_told_before_any_work(place: Path, option: str) -> None:
+    command = ["model", "eval", "--data", str(place / "held-out"), option, str(place / "none")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and "does not exist" in done.output
+
+
+def test_a_place_that_cannot_be_is_told_before_any_work(place: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a folder for a\.json"):
+        model(place, "eval", "--data", str(place / "held-out"), "--to", str(place / "task.toml" / "a.json"))
+    with pytest.raises(DatasetError, match="patient keys"):
+        named = f"{place / 'training'}={place / 'none'}"
+        model(place, "eval", "--data", str(place / "held-out"), "--trained-on", named)
 
 
 def test_a_model_has_one_name(place: Path) -> None:

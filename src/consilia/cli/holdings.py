@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from consilia.cli.images import FORMAT, HOME
-from consilia.cli.output import Format, Output
+from consilia.cli.output import Format, Output, make_room
 
 if TYPE_CHECKING:
     from consilia.imaging.cases import Dataset, Skipped
@@ -219,6 +219,7 @@ def preview(
 
     path, holdings = _open(home)
     sheet = of_quarantine(holdings, limit) if quarantine else of_dataset(_read(path), limit)
+    make_room(to)
     page = to or home / ("quarantine.html" if quarantine else "preview.html")
     write_sheet(sheet, page)
     Output("data", output)("written", file=page.name, images=sheet.shown, of=sheet.images)

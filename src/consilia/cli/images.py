@@ -43,7 +43,9 @@ def import_images(
         60.0, min=0.1, help="With --listen alone: end when nothing came for so long."
     ),
     title: str = typer.Option("CONSILIA", help="Our AE title where we fetch by C-GET."),
-    token_file: Path | None = typer.Option(None, exists=True, help="A bearer token for DICOMweb."),
+    token_file: Path | None = typer.Option(
+        None, exists=True, dir_okay=False, help="A bearer token for DICOMweb."
+    ),
     output: Format = FORMAT,
 ) -> None:
     """Import images, de-identified, from a folder, DICOMweb, or a PACS by C-STORE, C-MOVE or C-GET."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from consilia.cli.output import Format, Output, printable, to_json
+from consilia.cli.output import Format, Output, make_room, printable, to_json
 
 if TYPE_CHECKING:
     from consilia.roles.model_findings import Findings
@@ -22,10 +22,14 @@ LEDGER_URL = typer.Option(None, help="Or a node's JSON-RPC address.")
 HOME = typer.Option(None, help="The home of the server, or of a hospital that took part.")
 TASK = typer.Option(None, help="With --home: the task's place in the order of publication, or its id.")
 ROUND = typer.Option(None, "--round", min=0, help="With --home: after so many rounds; default: the newest.")
-MODEL = typer.Option(None, "--model", help="Or a safetensors file, with --spec.")
-SPEC = typer.Option(None, help="With --model: the TaskSpec (TOML) of what it was trained for.")
+MODEL = typer.Option(None, "--model", exists=True, dir_okay=False, help="Or a safetensors file, with --spec.")
+SPEC = typer.Option(
+    None, exists=True, dir_okay=False, help="With --model: the TaskSpec (TOML) of what it was trained for."
+)
 DATA = typer.Option(..., exists=True, file_okay=False, help="A folder of images with COCO or VOC boxes.")
-PATIENTS = typer.Option(None, help="A file of patient keys: only these patients of --data.")
+PATIENTS = typer.Option(
+    None, exists=True, dir_okay=False, help="A file of patient keys: only these patients of --data."
+)
 TRAINED_ON = typer.Option(
     [], help="Training data: a patient or picture in both is an error. FOLDER, or FOLDER=PATIENTS_FILE."
 )
@@ -115,7 +119,7 @@ def evaluate(
     patients: Path | None = PATIENTS,
     trained_on: list[str] = TRAINED_ON,
     predictions: Path | None = typer.Option(
-        None, help="Kept findings (COCO JSON) in place of the model's own."
+        None, exists=True, dir_okay=False, help="Kept findings (COCO JSON) in place of the model's own."
     ),
     to: Path | None = typer.Option(
         None, help="Write everything as JSON; a name that ends in .html: as a page."
@@ -129,6 +133,7 @@ def evaluate(
     from consilia.detection.predictions import read_predictions
     from consilia.roles.model_use import ModelName, find_on, matching, named_model, read_held_out
 
+    make_room(to)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
         held_out = read_held_out(
             named.spec, _section(data, patients), [_trained(item) for item in trained_on]
@@ -154,36 +159,42 @@ def compare(
     spec: Path | None = SPEC,
     patients: Path | None = PATIENTS,
     trained_on: list[str] = TRAINED_ON,
-    other: Path | None = typer.Option(None, help="The other model's file, of the same task."),
+    other: Path | None = typer.Option(
+        None,
+        exists=True,
+        dir_okay=False,
+        help="The other model's file, of the same task unless --other-spec.",
+    ),
+    other_spec: Path | None = typer.Option(
+        None,
+        exists=True,
+        dir_okay=False,
+        help="With --other: the TaskSpec of another detector; same classes.",
+    ),
     other_round: int | None = typer.Option(
-        None, min=0, help="Or the same task's model after so many rounds."
+        None, min=0, help="Or, with --home, the same task's model after so many rounds."
     ),
     to: Path | None = typer.Option(None, help="Write the comparison as JSON."),
     seed: int = SEED,
     form: Format = FORMAT,
 ) -> None:
     """Compare two models on the same images; the difference is drawn in pairs, the same patients for both."""
-    from dataclasses import replace
-
     from consilia.cli.model_record import comparison_lines, comparison_record, model_record, write_json
     from consilia.detection.comparison import compare as compare_findings
-    from consilia.errors import InputError
-    from consilia.roles.artifacts import file_digest
-    from consilia.roles.model_use import ModelName, find_on, named_model, read_held_out
+    from consilia.roles.model_use import ModelName, Other, find_on, named_model, other_model, read_held_out
 
-    if (other is None) == (other_round is None):
-        raise InputError("expected --other FILE or --other-round N: one of the two")
     name = ModelName(home, task, rounds, model, spec)
+    second_name = Other(other, other_spec, other_round)
+    second_name.check(name)
+    make_room(to)
     with named_model(name) as first:
         held_out = read_held_out(
             first.spec, _section(data, patients), [_trained(item) for item in trained_on]
         )
         found, record = find_on(first, held_out), model_record(first)
-        if other is not None:
-            second = replace(first, path=other, digest=file_digest(other), registered=None)
-            others, other_record = find_on(second, held_out), model_record(second)
-    if other is None:
-        with named_model(replace(name, rounds_done=other_round)) as second:
+        with other_model(name, first, second_name) as second:
+            if second.spec != first.spec:
+                held_out = read_held_out(second.spec, _section(data, patients), [])
             others, other_record = find_on(second, held_out), model_record(second)
     compared = compare_findings(found, others, held_out.examples, seed=seed)
     document = comparison_record(compared, record, other_record)
@@ -209,13 +220,17 @@ def predict(
 ) -> None:
     """Find lesions: COCO JSON, drawn PNGs, DICOM SR (TID 1500), a report. Research use only, verified by nobody."""
     from consilia.errors import InputError
-    from consilia.roles.model_findings import find_everything, write_wanted
+    from consilia.imaging.cases import numbered
+    from consilia.roles.model_findings import find_everything, require_dicom, write_wanted
     from consilia.roles.model_use import ModelName, named_model, read_pictures
 
     if unknown := set(wanted) - {"coco", "overlays", "sr", "report"}:
         raise InputError(f"--as: expected coco, overlays, sr or report, got {', '.join(sorted(unknown))}")
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
-        findings = find_everything(named, read_pictures(named.spec, images))
+        pictures = read_pictures(named.spec, images)
+        if "sr" in wanted:
+            require_dicom(pictures)
+        findings = find_everything(named, pictures)
     written = write_wanted(findings, to, wanted, min_score)
     if "report" in wanted:
         written += _write_report(findings, to, min_score)
@@ -223,7 +238,7 @@ def predict(
         "found",
         images=len(findings.images),
         findings=sum(len(found.above(min_score).scores) for found in findings.predictions),
-        skipped=[item.name for item in findings.skipped],
+        skipped=[item.name for item in numbered(findings.skipped)],
         files=[path.relative_to(to).as_posix() for path in written],
     )
 
@@ -262,6 +277,7 @@ def export(
     from consilia.roles.model_findings import export_model
     from consilia.roles.model_use import ModelName, named_model, read_pictures
 
+    make_room(to)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
         pictures = read_pictures(named.spec, images) if images else None
         agreed = export_model(named, to, pictures)
@@ -280,7 +296,7 @@ def card(
     task: int = typer.Option(1, help="The task's place in the order of publication, or its id."),
     rounds: int | None = ROUND,
     measured: Path | None = typer.Option(
-        None, help="What `model eval --to FILE.json` wrote about this model."
+        None, exists=True, dir_okay=False, help="What `model eval --to FILE.json` wrote about this model."
     ),
     to: Path | None = typer.Option(
         None, help="Write FILE.md, and FILE.json beside it; default: print the text."
@@ -293,6 +309,7 @@ def card(
     from consilia.roles.model_card import card_markdown, model_card
     from consilia.roles.models import choose_model
 
+    make_room(to)
     with open_view(home, None, None) as view:
         made = model_card(view, choose_model(view, task, rounds), _read_measured(measured))
     if to is None:

@@ -12,14 +12,30 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from consilia.errors import InputError
 from consilia.values import Json
 
 INDENT = "    "
 """Before every line that goes on with the one above; no line of our own begins so."""
+
+
+def make_room(path: Path | None) -> None:
+    """Make the folder of a file that a command will write, before its work and not after it.
+
+    Raises:
+        InputError: there can be no such folder.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"expected a folder for {path.name}, it cannot be made: {error.strerror}") from error
 
 
 class Format(StrEnum):

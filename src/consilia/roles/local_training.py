@@ -179,8 +179,17 @@ def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
         raise DatasetError(
             f"the task's classes are {', '.join(spec.data.categories)}, the data has {', '.join(dataset.categories)}"
         )
-    own = dataset if data.patients is None else dataset.subset(data.patients.read_text().split())
+    own = dataset if data.patients is None else dataset.subset(_patient_keys(data.patients))
     return with_channels(spec, with_exchanged(own, data.exchanged, window))
+
+
+def _patient_keys(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"expected patient keys, one a line, in {path.name}: `consilia data split` writes such files"
+        ) from error
 
 
 def window_of(spec: TaskSpec) -> WindowHU | None:

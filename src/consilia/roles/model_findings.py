@@ -12,7 +12,8 @@ from consilia.detection.examples import prepare
 from consilia.detection.inference import Prediction, load_detector
 from consilia.detection.onnx_export import Agreement, export_onnx
 from consilia.detection.predictions import write_predictions
-from consilia.imaging.cases import Dataset, LabelledImage, Skipped
+from consilia.errors import InputError
+from consilia.imaging.cases import Dataset, LabelledImage, Skipped, numbered
 from consilia.imaging.dicom_file import is_dicom
 from consilia.imaging.structured_report import (
     NOTICE,
@@ -27,6 +28,8 @@ from consilia.roles.models import NamedModel
 
 SHOWN_SCORE = 0.3
 """Findings below it are in the COCO file alone: people are shown what the detector is half sure of."""
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm"})
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,14 @@ def write_structured_reports(findings: Findings, folder: Path, min_score: float)
     return paths
 
 
+def require_dicom(pictures: Dataset) -> None:
+    """Before the work for DICOM SR: raise an InputError where no picture has a study that a report could belong to."""
+    if not any(is_dicom(image.path) for image in pictures.images):
+        raise InputError(
+            "--as sr: expected pictures in DICOM, these have no study that a report could belong to"
+        )
+
+
 def findings_record(findings: Findings, min_score: float) -> dict[str, Any]:
     """The structured report as a document: which model, on what, what it found, what could not be read."""
     return {
@@ -125,7 +136,7 @@ def findings_record(findings: Findings, min_score: float) -> dict[str, Any]:
             }
             for index, image in enumerate(findings.images)
         ],
-        "skipped": [{"name": item.name, "reason": item.reason} for item in findings.skipped],
+        "skipped": [{"name": item.name, "reason": item.reason} for item in numbered(findings.skipped)],
     }
 
 
@@ -138,7 +149,8 @@ def _size_mm(found: ReportedFinding, image: LabelledImage) -> list[float] | None
 
 
 def _stem(index: int, image: LabelledImage) -> str:
-    return f"{index + 1:05d}-{PurePath(image.image_id).name.rsplit('.', 1)[0][-60:]}"
+    name = PurePath(image.image_id)  # a file's, or a SOPInstanceUID, whose last dot begins no suffix
+    return f"{index + 1:05d}-{(name.stem if name.suffix.lower() in SUFFIXES else name.name)[-60:]}"
 
 
 def write_wanted(findings: Findings, folder: Path, wanted: Sequence[str], min_score: float) -> list[Path]:

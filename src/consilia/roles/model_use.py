@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from consilia.detection.examples import Example, prepare
 from consilia.detection.inference import Prediction, load_detector, predict
-from consilia.errors import DatasetError, InputError, SpecError
-from consilia.imaging.cases import Dataset, LabelledImage, Skipped
+from consilia.errors import DatasetError, InputError, SpecError, UnusableImageError
+from consilia.imaging.cases import Dataset, LabelledImage, Skipped, WindowHU
 from consilia.imaging.raster import read_raster
 from consilia.imaging.readers import ANNOTATIONS, read_dataset, read_dicom
 from consilia.imaging.split import check_no_leak, check_no_shared_pixels
@@ -49,10 +49,53 @@ def named_model(name: ModelName) -> Iterator[NamedModel]:
         with open_model(name.home, 1 if name.task is None else name.task, name.rounds_done) as model:
             yield _whole(model, name.home)
         return
-    if name.home is None and name.file is not None and name.spec is not None:
+    by_file = name.task is None and name.rounds_done is None
+    if name.home is None and name.file is not None and name.spec is not None and by_file:
         yield _whole(NamedModel(name.file, file_digest(name.file), _read_spec(name.spec), None), None)
         return
-    raise InputError("expected --home DIR --task N, or --model FILE --spec TASK.toml: one of the two")
+    raise InputError(
+        "expected --home DIR --task N --round T, or --model FILE --spec TASK.toml: one of the two"
+    )
+
+
+@dataclass(frozen=True)
+class Other:
+    """The second model of a comparison: a file, of the same TaskSpec or its own, or another round of the same task."""
+
+    file: Path | None
+    spec: Path | None
+    rounds_done: int | None
+
+    def check(self, first: ModelName) -> None:
+        """Raise an InputError if this names no second model."""
+        if (self.file is None) == (self.rounds_done is None) or (self.spec is not None and self.file is None):
+            raise InputError(
+                "expected --other FILE [--other-spec TASK.toml] or --other-round N: one of the two"
+            )
+        if self.rounds_done is not None and first.home is None:
+            raise InputError(
+                "expected --home with --other-round: a model that is named by its file has no rounds"
+            )
+
+
+@contextmanager
+def other_model(name: ModelName, first: NamedModel, other: Other) -> Iterator[NamedModel]:
+    """The second model of a comparison; raises what `named_model` does.
+
+    Raises:
+        InputError: it detects other classes than the first.
+    """
+    second: AbstractContextManager[NamedModel]
+    if other.file is None:
+        second = named_model(replace(name, rounds_done=other.rounds_done))
+    elif other.spec is not None:
+        second = named_model(ModelName(file=other.file, spec=other.spec))
+    else:
+        second = nullcontext(_whole(NamedModel(other.file, file_digest(other.file), first.spec, None), None))
+    with second as model:
+        if model.spec.data.categories != first.spec.data.categories:
+            raise InputError("expected two detectors of the same classes, the second has others")
+        yield model
 
 
 def _whole(model: NamedModel, home: Path | None) -> NamedModel:
@@ -133,21 +176,48 @@ def matching(predictions: Sequence[Prediction], held_out: HeldOut) -> list[Predi
 
 
 def read_pictures(spec: TaskSpec, path: Path) -> Dataset:
-    """Pictures to find something on, with or without annotations; DICOM in the task's HU windows and channels.
+    """All pictures in a folder, to find something on; DICOM in the task's HU windows and channels.
+
+    Annotations only name them: also those that nobody has annotated are read.
 
     Raises:
         DatasetError: there is no usable picture.
     """
     window = window_of(spec)
-    if (path / ANNOTATIONS).is_file() or (path / "Annotations").is_dir():
-        return with_channels(spec, read_dataset(path, window=window))
-    if spec.data.format == "dicom":
-        return with_channels(spec, read_dicom(path, window=window))
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in RASTERS)
-    images = tuple(_unlabelled(file, file.relative_to(path).as_posix()) for file in files)
+    listed = _annotated(path, window)
+    try:
+        found = read_dicom(path, window=window) if spec.data.format == "dicom" else _read_rasters(path)
+    except DatasetError:
+        if not listed:
+            raise
+        found = Dataset(path.name, (), ())
+    files = {image.path for image in listed}
+    images = (*listed, *(image for image in found.images if image.path not in files))
+    passed_over = {ANNOTATIONS, *(file.name for file in files)}
+    skipped = tuple(item for item in found.skipped if item.name not in passed_over)
+    return with_channels(spec, Dataset(path.name, tuple(spec.data.categories), images, skipped))
+
+
+def _annotated(path: Path, window: WindowHU | None) -> tuple[LabelledImage, ...]:
+    """The pictures that annotations list: these may know a patient that no header does."""
+    if not (path / ANNOTATIONS).is_file() and not (path / "Annotations").is_dir():
+        return ()
+    with suppress(DatasetError):  # an annotation that is wrong keeps nobody from looking at the picture
+        return read_dataset(path, window=window).images
+    return ()
+
+
+def _read_rasters(path: Path) -> Dataset:
+    images, skipped = [], []
+    for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in RASTERS):
+        try:
+            images.append(_unlabelled(file, file.relative_to(path).as_posix()))
+        except UnusableImageError as error:
+            skipped.append(Skipped(file.name, str(error)))
     if not images:
-        raise DatasetError(f"expected PNG or JPEG images in {path.name}, found none")
-    return Dataset(path.name, tuple(spec.data.categories), images)
+        first = f"; the first of {len(skipped)} that cannot be read: {skipped[0].reason}" if skipped else ""
+        raise DatasetError(f"expected PNG or JPEG images in the folder, found none{first}")
+    return Dataset(path.name, (), tuple(images), tuple(skipped))
 
 
 def _unlabelled(file: Path, name: str) -> LabelledImage:
