@@ -269,6 +269,7 @@ def test_a_split_is_by_patient_and_twins_are_an_error(tmp_path: Path) -> None:
     data(home, "import", "--from", str(source))
     lines = data(home, "split", "--held-out", "0.3", "--seed", "5")
     assert (step(lines, "training")["patients"], step(lines, "held-out")["patients"]) == (7, 3)
+    assert step(lines, "to train on the first alone")["set"] == '[data] patients = "split/training.txt"'
     first, second = (
         (home / "split" / f"{name}.txt").read_text().split() for name in ("training", "held-out")
     )

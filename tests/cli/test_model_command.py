@@ -13,13 +13,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from consilia.cli import app
+from consilia.cli.model import _held_out, _section
 from consilia.cli.report.model_page import write_page
-from consilia.detection import weights
+from consilia.detection import proposals, weights
 from consilia.detection.detectors import build
 from consilia.detection.inference import Prediction
 from consilia.detection.predictions import write_predictions
 from consilia.errors import DatasetError, InputError
+from consilia.protocols.task_spec import parse_toml
 from consilia.roles.model_card import _measured
+from tests.hospital_home import make_home
 from tests.imaging.planted import NAME, NUMBER, leaks
 
 SPEC = """title = "squares"
@@ -121,6 +124,40 @@ def test_training_data_that_leaks_is_refused(place: Path, tmp_path: Path, leak: 
     (tmp_path / "leaking" / "annotations.json").write_text(renamed)
     with pytest.raises(DatasetError, match="share one" if leak == "patient" else "same pixels"):
         model(place, "eval", "--data", str(place / "held-out"), "--trained-on", str(tmp_path / "leaking"))
+
+
+def test_a_hospital_is_held_against_its_own_training_data_and_what_it_got(
+    place: Path, tmp_path: Path
+) -> None:
+    home = make_home(tmp_path / "home")
+    write_pictures(home / "data", 11)
+    write_pictures(home / "exchanged" / "1", 1)
+    spec = parse_toml(SPEC)
+    with pytest.raises(DatasetError, match=r"share one|same pixels"):
+        _held_out(spec, home, _section(place / "held-out", None), [])
+    shutil.rmtree(home / "exchanged")
+    assert _held_out(spec, home, _section(place / "held-out", None), []).leak_checked
+    with pytest.raises(DatasetError, match=r"share one|same pixels"):
+        _held_out(spec, home, _section(home / "data", None), [])
+    assert "leak not checked" in model(place, "eval", "--data", str(place / "held-out"))
+
+
+def test_a_comparison_searches_the_regions_of_a_picture_once(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    monkeypatch.setattr(
+        proposals, "search", lambda pixels: searched.append(1) or np.float32([[8, 8, 30, 30]])
+    )
+    (tmp_path / "spp.toml").write_text(
+        SPEC.replace("image_size = 64", 'image_size = 64\ndetector = "spp-net"')
+    )
+    weights.save(build("spp-net", num_classes=1, image_size=64, seed=0), tmp_path / "spp.safetensors")
+    file = str(tmp_path / "spp.safetensors")
+    named = ["--model", file, "--spec", str(tmp_path / "spp.toml"), "--other", file]
+    command = ["model", "compare", "--data", str(place / "held-out"), *named]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert len(searched) == PICTURES
 
 
 def test_compare_draws_the_difference_in_pairs(place: Path) -> None:

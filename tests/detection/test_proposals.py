@@ -85,6 +85,15 @@ def test_a_damaged_file_is_searched_again(tmp_path, bad):
     assert (np.load(file) == kept.proposals_xyxy).all()
 
 
+def test_regions_of_another_opencv_are_not_taken(tmp_path, monkeypatch):
+    with_proposals([square_example(1)], tmp_path)
+    with_proposals([square_example(1)], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr("cv2.__version__", "0.1")
+    with_proposals([square_example(1)], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_regions_move_with_the_lesions(seed):
     # a region that is the lesion's own box stays so under every mirror, zoom and shift

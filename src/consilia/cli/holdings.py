@@ -203,6 +203,8 @@ def split(
         file.write_text("".join(f"{patient}\n" for patient in part.patients()))
         boxes = sum(len(image.labels) for image in part.images)
         say(name, patients=len(part.patients()), images=len(part), boxes=boxes, file=file.name)
+    trains_on = folder.relative_to(home) if to is None else folder.resolve()
+    say("to train on the first alone", set=f'[data] patients = "{trains_on / "training.txt"}"')
 
 
 def preview(

@@ -12,7 +12,9 @@ import typer
 from consilia.cli.output import Format, Output, make_room, printable, to_json
 
 if TYPE_CHECKING:
+    from consilia.protocols.task_spec import TaskSpec
     from consilia.roles.model_findings import Findings
+    from consilia.roles.model_use import HeldOut
     from consilia.settings import DataSection
 
 app = typer.Typer(help="Measure, use and check a detector.", no_args_is_help=True)
@@ -131,22 +133,21 @@ def evaluate(
     from consilia.cli.model_record import assessment_lines, assessment_record, model_record
     from consilia.detection.assessment import assess
     from consilia.detection.predictions import read_predictions
-    from consilia.roles.model_use import ModelName, find_on, matching, named_model, read_held_out
+    from consilia.roles.model_use import ModelName, find_on, matching, named_model
 
     make_room(to)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
-        held_out = read_held_out(
-            named.spec, _section(data, patients), [_trained(item) for item in trained_on]
-        )
+        held_out = _held_out(named.spec, home, _section(data, patients), trained_on)
         if predictions is None:
             found = find_on(named, held_out)
         else:
             found = matching(read_predictions(predictions, named.spec.data.categories), held_out)
         measured = assess(found, held_out.examples, seed=seed)
         record = assessment_record(measured, model_record(named), seed)
+        record["leak_checked"] = held_out.leak_checked
     if to is not None:
         _write(to, record)
-    _show(form, record, assessment_lines(measured))
+    _show(form, record, (*_unchecked(held_out), *assessment_lines(measured)))
 
 
 @app.command()
@@ -181,26 +182,25 @@ def compare(
     """Compare two models on the same images; the difference is drawn in pairs, the same patients for both."""
     from consilia.cli.model_record import comparison_lines, comparison_record, model_record, write_json
     from consilia.detection.comparison import compare as compare_findings
-    from consilia.roles.model_use import ModelName, Other, find_on, named_model, other_model, read_held_out
+    from consilia.roles.model_use import ModelName, Other, find_on, named_model, other_model
 
     name = ModelName(home, task, rounds, model, spec)
     second_name = Other(other, other_spec, other_round)
     second_name.check(name)
     make_room(to)
     with named_model(name) as first:
-        held_out = read_held_out(
-            first.spec, _section(data, patients), [_trained(item) for item in trained_on]
-        )
+        held_out = _held_out(first.spec, home, _section(data, patients), trained_on)
         found, record = find_on(first, held_out), model_record(first)
         with other_model(name, first, second_name) as second:
-            if second.spec != first.spec:
-                held_out = read_held_out(second.spec, _section(data, patients), [])
-            others, other_record = find_on(second, held_out), model_record(second)
+            same = second.spec == first.spec
+            seen = held_out if same else _held_out(second.spec, home, _section(data, patients), trained_on)
+            others, other_record = find_on(second, seen), model_record(second)
     compared = compare_findings(found, others, held_out.examples, seed=seed)
     document = comparison_record(compared, record, other_record)
+    document["leak_checked"] = held_out.leak_checked
     if to is not None:
         write_json(to, document)
-    _show(form, document, comparison_lines(compared))
+    _show(form, document, (*_unchecked(held_out), *comparison_lines(compared)))
 
 
 @app.command()
@@ -222,7 +222,7 @@ def predict(
     from consilia.errors import InputError
     from consilia.imaging.cases import numbered
     from consilia.roles.model_findings import find_everything, require_dicom, write_wanted
-    from consilia.roles.model_use import ModelName, named_model, read_pictures
+    from consilia.roles.model_use import ModelName, data_of, named_model, read_pictures
 
     if unknown := set(wanted) - {"coco", "overlays", "sr", "report"}:
         raise InputError(f"--as: expected coco, overlays, sr or report, got {', '.join(sorted(unknown))}")
@@ -230,7 +230,8 @@ def predict(
         pictures = read_pictures(named.spec, images)
         if "sr" in wanted:
             require_dicom(pictures)
-        findings = find_everything(named, pictures)
+        own = data_of(home)
+        findings = find_everything(named, pictures, own.proposals if own else None)
     written = write_wanted(findings, to, wanted, min_score)
     if "report" in wanted:
         written += _write_report(findings, to, min_score)
@@ -340,6 +341,20 @@ def _section(data: Path, patients: Path | None) -> DataSection:
 
     # no data of others: those are for training
     return DataSection(path=data, patients=patients, exchanged=data / ".exchanged")
+
+
+def _held_out(spec: TaskSpec, home: Path | None, data: DataSection, trained_on: list[str]) -> HeldOut:
+    """The held-out pictures, held against what is named and what the hospital of the home trains on."""
+    from consilia.roles.model_use import data_of, read_held_out
+
+    own, named = data_of(home), [_trained(item) for item in trained_on]
+    return read_held_out(spec, data, [*named, *([own] if own else [])], own.proposals if own else None)
+
+
+def _unchecked(held_out: HeldOut) -> tuple[str, ...]:
+    if held_out.leak_checked:
+        return ()
+    return ("leak not checked: name what the model was trained on by --trained-on",)
 
 
 def _trained(text: str) -> DataSection:

@@ -15,7 +15,7 @@ from consilia.detection import weights
 from consilia.detection.detectors import build
 from consilia.detection.examples import Example, prepare, resized
 from consilia.detection.placement import CPU, Placement
-from consilia.detection.proposals import find
+from consilia.detection.proposals import find, ready_for
 from consilia.detection.training import as_input
 from consilia.imaging.cases import LabelledImage, Skipped
 from consilia.protocols.task_spec import TaskSpec
@@ -51,13 +51,19 @@ class Detector:
     image_size: int
     categories: tuple[str, ...]
 
-    def find(self, images: Sequence[LabelledImage]) -> tuple[list[Prediction], list[Skipped]]:
-        """The findings on each picture that can be read, in order, and those that cannot be read, by name."""
+    def find(
+        self, images: Sequence[LabelledImage], proposals: Path | None = None
+    ) -> tuple[list[Prediction], list[Skipped]]:
+        """The findings on each picture that can be read, in order, and those that cannot be read, by name.
+
+        Args:
+            proposals: where regions are kept, for the detectors that judge such.
+        """
         predictions: list[Prediction] = []
         skipped: list[Skipped] = []
         for first in range(0, len(images), BATCH_SIZE):
             examples, unusable = prepare(images[first : first + BATCH_SIZE], self.image_size)
-            predictions += predict(self.model, examples)
+            predictions += predict(self.model, ready_for(self.model, examples, proposals))
             skipped += unusable
         return predictions, skipped
 

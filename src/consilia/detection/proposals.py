@@ -41,6 +41,8 @@ BACKGROUND = 0
 """Label under which regions travel through augmentation beside the lesions, whose labels begin at 1."""
 
 _LABEL = b"consilia/proposals/v1\0"
+_MODES = "colour fast, grey stretched quality"
+"""Of the search; they change when `search` does."""
 
 
 def search(pixels: npt.NDArray[np.uint8]) -> Boxes:
@@ -105,6 +107,17 @@ def _digest(pixels: npt.NDArray[np.uint8]) -> bytes:
     return hashlib.sha256(_LABEL + settings + b"\0" + shape + b"\0" + pixels.tobytes()).digest()
 
 
+def _searched_by(pixels: npt.NDArray[np.uint8]) -> str:
+    """The name of kept regions: another OpenCV may cut other segments, and so does another mode."""
+    try:
+        import cv2
+
+        version = str(cv2.__version__)
+    except ImportError:
+        version = ""
+    return hashlib.sha256(_digest(pixels) + f"{_MODES}\0OpenCV {version}".encode()).hexdigest()
+
+
 def with_proposals(examples: Iterable[Example], folder: Path | None = None) -> list[Example]:
     """The examples with the regions of each; those that have some keep them.
 
@@ -123,7 +136,7 @@ def with_proposals(examples: Iterable[Example], folder: Path | None = None) -> l
 def _kept_or_searched(pixels: npt.NDArray[np.uint8], folder: Path | None) -> Boxes:
     if folder is None:
         return search(pixels)
-    file = folder / f"{_digest(pixels).hex()}.npy"
+    file = folder / f"{_searched_by(pixels)}.npy"
     kept = _read(file, pixels.shape[1], pixels.shape[0])
     if kept is not None:
         return kept

@@ -62,10 +62,14 @@ class Findings:
         return Reporter(self.model.spec.model.detector, str(self.model.digest))
 
 
-def find_everything(model: NamedModel, pictures: Dataset) -> Findings:
-    """Run a model over pictures; one that cannot be read is left out and named."""
+def find_everything(model: NamedModel, pictures: Dataset, proposals: Path | None = None) -> Findings:
+    """Run a model over pictures; one that cannot be read is left out and named.
+
+    Args:
+        proposals: where regions are kept, for the detectors that judge such.
+    """
     detector = load_detector(model.spec, model.path, model.own_norm)
-    predictions, unusable = detector.find(pictures.images)
+    predictions, unusable = detector.find(pictures.images, proposals)
     by_name = {image.image_id: image for image in pictures.images}
     images = tuple(by_name[found.image_id] for found in predictions)
     return Findings(model, images, tuple(predictions), (*pictures.skipped, *unusable))

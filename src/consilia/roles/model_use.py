@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from consilia.detection.examples import Example, prepare
 from consilia.detection.inference import Prediction, load_detector, predict
+from consilia.detection.proposals import judges_proposals, with_proposals
 from consilia.errors import DatasetError, InputError, SpecError, UnusableImageError
 from consilia.imaging.cases import Dataset, LabelledImage, Skipped, WindowHU
 from consilia.imaging.raster import read_raster
@@ -20,7 +22,7 @@ from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.roles.artifacts import file_digest
 from consilia.roles.local_training import own_norm_in, read_training_data, window_of, with_channels
 from consilia.roles.models import NamedModel, open_model
-from consilia.settings import DataSection
+from consilia.settings import DataSection, HospitalSettings, load_party
 
 RASTERS = frozenset({".png", ".jpg", ".jpeg"})
 
@@ -122,15 +124,36 @@ class HeldOut:
     dataset: Dataset
     examples: tuple[Example, ...]
     skipped: tuple[Skipped, ...]
+    leak_checked: bool
+    """Whether there was training data to compare them with."""
+    proposals: Path | None = None
+
+    @cached_property
+    def with_regions(self) -> Sequence[Example]:
+        """The examples with regions to judge, which are searched once for all models."""
+        return with_proposals(self.examples, self.proposals)
 
 
-def read_held_out(spec: TaskSpec, data: DataSection, trained_on: Sequence[DataSection]) -> HeldOut:
+def data_of(home: Path | None) -> DataSection | None:
+    """What the hospital of a home trains on, with what it got from others; None for a server, and without a home.
+
+    Raises:
+        SettingsError: the home has no settings.
+    """
+    settings = load_party(home) if home is not None else None
+    return settings.data if isinstance(settings, HospitalSettings) else None
+
+
+def read_held_out(
+    spec: TaskSpec, data: DataSection, trained_on: Sequence[DataSection], proposals: Path | None = None
+) -> HeldOut:
     """Labelled pictures for a model's evaluation, which share no patient and no picture with its training data.
 
     Args:
         spec: the model's task.
         data: where they lie.
         trained_on: what the model was trained on, as far as it is at hand.
+        proposals: where regions are kept, for the detectors that judge such.
 
     Raises:
         DatasetError: nothing is usable, the classes differ, or a patient or picture is on both sides.
@@ -149,7 +172,8 @@ def read_held_out(spec: TaskSpec, data: DataSection, trained_on: Sequence[DataSe
         raise DatasetError(
             f"none of the images can be used: {unusable[0].reason if unusable else 'no image'}"
         )
-    return HeldOut(dataset, tuple(examples), (*dataset.skipped, *unusable))
+    skipped = (*dataset.skipped, *unusable)
+    return HeldOut(dataset, tuple(examples), skipped, bool(trained_on), proposals)
 
 
 def find_on(model: NamedModel, held_out: HeldOut) -> list[Prediction]:
@@ -159,7 +183,8 @@ def find_on(model: NamedModel, held_out: HeldOut) -> list[Prediction]:
         InputError: the model is not whole: a hospital's own layers belong to another one.
     """
     model.require_whole()
-    return predict(load_detector(model.spec, model.path, model.own_norm).model, held_out.examples)
+    detector = load_detector(model.spec, model.path, model.own_norm).model
+    return predict(detector, held_out.with_regions if judges_proposals(detector) else held_out.examples)
 
 
 def matching(predictions: Sequence[Prediction], held_out: HeldOut) -> list[Prediction]:
