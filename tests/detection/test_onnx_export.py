@@ -1,9 +1,10 @@
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from torch import nn
 
-from consilia.detection.detectors import build
+from consilia.detection.detectors import build, yolo
 from consilia.detection.inference import Detector
 from consilia.detection.onnx_export import BOX_TOLERANCE_PX, drawn_picture, export_onnx
 from consilia.errors import VerificationError
@@ -30,6 +31,26 @@ def test_onnxruntime_finds_what_torch_finds(name, tmp_path):
         detector(name), tmp_path / "model.onnx", [drawn_picture(SIZE, seed) for seed in (0, 1)]
     )
     assert agreed.findings > 0 and agreed.largest_deviation_px < BOX_TOLERANCE_PX
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of the tracer, on purpose
+def test_the_most_candidates_of_yolo_hold_in_a_graph_of_another_picture(monkeypatch):
+    monkeypatch.setattr(yolo, "MOST_CANDIDATES", 6)
+
+    def found(scores, boxes):
+        return tuple(yolo.findings(scores, boxes, (SIZE, SIZE)).values())
+
+    def candidates(number):
+        corner = torch.rand(number, 2) * SIZE / 2
+        return torch.rand(number, 2) * 0.9 + 0.1, torch.cat([corner, corner + 1], dim=1)
+
+    torch.manual_seed(0)
+    few, many = candidates(2), candidates(20)  # of two classes each
+    for traced_on in (few, many):
+        graph = torch.jit.trace(found, traced_on, check_trace=False)
+        for given in (few, many):
+            for theirs, ours in zip(graph(*given), found(*given), strict=True):
+                assert torch.equal(theirs, ours)
 
 
 def test_the_file_says_what_it_is_and_takes_what_the_docs_say(tmp_path):

@@ -201,9 +201,9 @@ def findings(scores: Tensor, boxes_xyxy: Tensor, shape: tuple[int, int]) -> Targ
     """The findings of one picture: `scores` (boxes, K), `boxes_xyxy` (boxes, 4), `shape` (height, width)."""
     box, label = torch.nonzero(scores > SCORE_THRESHOLD, as_tuple=True)
     values = scores[box, label]
-    if len(values) > MOST_CANDIDATES:
-        values, order = values.topk(MOST_CANDIDATES)
-        box, label = box[order], label[order]
+    # no condition on the number: an exported graph would keep what it was on the picture of the export
+    order = values.argsort(descending=True)[:MOST_CANDIDATES]
+    values, box, label = values[order], box[order], label[order]
     found = clip_boxes_to_image(boxes_xyxy[box], shape)
     kept = batched_nms(found, values, label, NMS_IOU)[:FINDINGS]
     return {"boxes": found[kept], "scores": values[kept], "labels": label[kept] + 1}
