@@ -19,7 +19,7 @@ from consilia.detection import proposals, weights
 from consilia.detection.detectors import build
 from consilia.detection.inference import Prediction
 from consilia.detection.predictions import write_predictions
-from consilia.errors import DatasetError, InputError
+from consilia.errors import DatasetError, InputError, WeightsError
 from consilia.protocols.task_spec import parse_toml
 from consilia.roles.model_card import _measured
 from tests.hospital_home import make_home
@@ -250,6 +250,20 @@ def test_a_place_that_cannot_be_is_told_before_any_work(place: Path) -> None:
     with pytest.raises(DatasetError, match="patient keys"):
         named = f"{place / 'training'}={place / 'none'}"
         model(place, "eval", "--data", str(place / "held-out"), "--trained-on", named)
+
+
+@pytest.mark.parametrize("command", [["verify", "0" * 64], ["card"]])
+def test_a_home_without_a_ledger_is_told_so_without_its_path(tmp_path: Path, command: list[str]) -> None:
+    home = make_home(tmp_path / "home")
+    done = CliRunner().invoke(app, ["model", *command, "--home", str(home)])
+    assert isinstance(done.exception, InputError) and "joined a ledger" in str(done.exception)
+    assert str(tmp_path) not in str(done.exception)
+
+
+def test_a_file_that_is_no_model_is_told_so(place: Path) -> None:
+    named = ["--model", str(place / "held-out" / "images" / "1.png"), "--spec", str(place / "task.toml")]
+    done = CliRunner().invoke(app, ["model", "eval", "--data", str(place / "held-out"), *named])
+    assert isinstance(done.exception, WeightsError) and "expected a safetensors file" in str(done.exception)
 
 
 def test_a_model_has_one_name(place: Path) -> None:

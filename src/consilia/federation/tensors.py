@@ -181,7 +181,9 @@ def _read_header(file: FileIO) -> tuple[dict[str, TensorInfo], dict[str, str], i
         raise WeightsError(f"expected a safetensors file of at least 8 bytes, got {size}")
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
-        raise WeightsError(f"the header says it has {length} bytes, more than the file or any honest header")
+        raise WeightsError(
+            f"expected a safetensors file, the header says it has {length} bytes, more than the file or any honest one"
+        )
     header = _parse_json(file.read(length))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):

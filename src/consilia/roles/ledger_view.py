@@ -96,6 +96,11 @@ def open_view(home: Path | None, url: str | None, deployment: Path | None) -> It
         raise InputError(
             "expected --home DIR, or --url URL and --deployment FILE: say which ledger to look at"
         )
+    if not deployment_file.is_file():
+        raise InputError(
+            f"expected the addresses of a ledger's contracts, {deployment_file.name} is missing: "
+            "name a home that has joined a ledger"
+        )
     deployed = Deployment.load(deployment_file)
     with ExitStack() as stack:
         source, provider = _source(stack, place, url)
@@ -190,7 +195,9 @@ def _party(home: Path) -> _Place:
         settings = load(HospitalSettings, home)
     except SettingsError:
         settings = load(ServerSettings, home)
-    account = account_of(home, settings.keys)
+    # a ledger can be looked at without keys: they only tell which account is one's own
+    keyless = settings.keys.signer == "file" and not settings.keys.account.exists()
+    account = None if keyless else account_of(home, settings.keys)
     names = {account: settings.name} if account else {}
     node = settings.node if isinstance(settings, HospitalSettings) else None
     file = home / CHAIN_FILE
