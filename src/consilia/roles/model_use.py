@@ -124,7 +124,7 @@ class HeldOut:
     dataset: Dataset
     examples: tuple[Example, ...]
     skipped: tuple[Skipped, ...]
-    leak_checked: bool
+    leak_checked: bool = False
     """Whether there was training data to compare them with."""
     proposals: Path | None = None
 
