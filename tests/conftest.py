@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.ceph import Ceph, S3Server, require_programs
 from tests.orthanc import Orthanc, Pacs, require_orthanc
 from tests.softhsm import SoftHsm, start
 
 SERVERS = ("s3_server", "pacs_server")
+
+# No test judges by the clock, hypothesis' own limits neither: on a busy machine every one of them is slow at times.
+settings.register_profile("consilia", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("consilia")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
