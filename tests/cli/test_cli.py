@@ -60,7 +60,7 @@ def test_what_is_wrong_with_a_party_has_its_own_exit_code(
     refused(consilia(*run), 2, "training.round: unknown key")
     spec.write_text(spec_toml(2))
     (tmp_path / "w").write_bytes(b"no weights")
-    refused(consilia(*run), 5, "honest header")
+    refused(consilia(*run), 5, "expected a safetensors file")
     refused(consilia(*run[:-2], "--pretrained", run[-1]), 2, "model.pretrained_digest")
     assert not list((home / "models").glob("*/round-000.safetensors"))
     write_first_model(parse_toml(spec_toml(2)), tmp_path / "w")

@@ -150,7 +150,7 @@ class VotesMachine(RuleBasedStateMachine):
             self.town.registry.leave(sender=self.town.address(by))
         except boa.BoaError:
             return
-        assert self.town.registry.member(self.town.address(by)).status == 2
+        assert self.town.registry.member(self.town.address(by)).status == 3  # left
 
     @rule(seconds=st.sampled_from([1, 86400, 86400, EMERGENCY_SECONDS, PAUSE_SECONDS]))
     def wait(self, seconds: int) -> None:

@@ -19,6 +19,7 @@ class Picture:
     study: str = "study"
     spacing_mm: tuple[float, float] | None = (0.7, 0.8)
     hospital: str = "north"
+    patient_known: bool = True
 
     def pixels(self) -> np.ndarray:
         if self.data.size == 0:
