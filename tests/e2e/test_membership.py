@@ -160,7 +160,8 @@ def test_somebody_joins_works_and_is_suspended(town: Town) -> None:
     ledger = town.ledger("hospital-1")
     assert not ledger.registry.is_active(account, ledger.member(account).role)
     decided = ledger.confirmed_block().number
-    second = town.run_task(spec_toml(3, rounds=2, quorum=2, max_hospitals=2, reward_wei=10**18 + 2))
+    # enrolment stays open for a while, so that the suspended one sees the task before it has begun without it
+    second = town.run_task(spec_toml(3, rounds=2, quorum=2, enrol_seconds=30, reward_wei=10**18 + 2))
     second.wait_for("published")
     assert second.process.wait(PATIENCE_SECONDS) == 0
     newcomer.wait_for("not in good standing")
