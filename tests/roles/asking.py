@@ -6,11 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
-from consilia.errors import DatasetError
+from consilia.errors import DatasetError, TransactionRevertedError
 from consilia.protocols.assurance import STANDARD, Assurance
 from consilia.protocols.consultation import OfferCard, Query
-from consilia.protocols.diagnosis import ImageFormat, ImageRole, QueryImage, QueryState
+from consilia.protocols.diagnosis import (
+    ImageFormat,
+    ImageRole,
+    QueryImage,
+    QueryState,
+    label_commitment,
+    label_hash,
+)
 from consilia.protocols.findings import Finding
 from consilia.roles.answering import Answering, Diagnoser, OfferedModel
 from consilia.roles.consultation import Consultation, Opinion
@@ -86,6 +94,26 @@ def wrong_place(place: int, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(Finding(item.code, (0, 0, 2, 2), item.score) for item in found)
 
 
+@dataclass(frozen=True)
+class Silence:
+    """In which state somebody falls silent, how long it takes to show, and who has what in the end."""
+
+    state: QueryState
+    days: float
+    reason: str
+    hospital_wei: int
+    server_wei: int
+
+
+SILENCES = (
+    Silence(QueryState.ASKED, 1.1, "no answer", PRICE_WEI, 0),
+    Silence(QueryState.ANSWERED, 1.1, "audit not opened", 0, PRICE_WEI + BOND_WEI),
+    Silence(QueryState.OPENED, 1.1, "no score", PRICE_WEI + BOND_WEI, 0),
+    Silence(QueryState.PASSED, 2.1, "no release", PRICE_WEI + BOND_WEI, 0),
+    Silence(QueryState.ACCEPTED, 1.1, "no release", PRICE_WEI + BOND_WEI, 0),
+)
+
+
 class Clinic:
     """Hospital 1 asks, the server answers."""
 
@@ -124,9 +152,9 @@ class Clinic:
     def query(self, query_id: Digest) -> Query:
         return self.hospital.log().queries[query_id]
 
-    def query_in(self, state: QueryState) -> Digest:
+    def query_in(self, state: QueryState, images: Sequence[QueryImage] | None = None) -> Digest:
         """A query that has gone as far as a state by honest steps."""
-        query_id = self.ask()
+        query_id = self.ask(images)
         for reached, party in enumerate(
             (self.server, self.hospital, self.server, self.hospital, self.server), 2
         ):
@@ -143,6 +171,52 @@ class Clinic:
             self.hospital.advance()
             if self.query(query_id) == before:
                 return self.hospital.opinion(before)
+
+    def fall_silent(self, silence: Silence, images: Sequence[QueryImage] | None = None) -> None:
+        """A query gets so far, then one side does nothing: it ends as the protocol says, and costs whom it says."""
+        query_id = self.query_in(silence.state, images)
+        self.town.let_pass(silence.days * 86_400)
+        (self.server if silence.state is QueryState.ANSWERED else self.hospital).advance()
+        query = self.query(query_id)
+        assert query.state is QueryState.STOPPED and query.ended_in is silence.state
+        assert query.reason == silence.reason
+        assert (query.hospital_wei, query.server_wei) == (silence.hospital_wei, silence.server_wei)
+        self.settled()
+
+    def open_falsely(self, images: Sequence[QueryImage] | None = None) -> None:
+        """The hospital opens other labels than it asked with, in every way: refused, and its silence then pays."""
+        query_id = self.query_in(QueryState.ANSWERED, images)
+        own = self.hospital.own(self.query(query_id))
+        first = own.audits[0]
+        false = label_hash(query_id, first, own.secrets.label_secret(first), (OTHER,))
+        labels, xs = own.commitments(), [own.label(j) for j in own.audits]
+        fitting = label_commitment(own.mark(first), false)
+        forged = [fitting if j == first else label for j, label in enumerate(labels)]
+        swapped = [own.label(j) for j in (own.audits[1], own.audits[0], *own.audits[2:])]
+        lies = (
+            (labels, [false, *xs[1:]], "another label than asked"),
+            (forged, [false, *xs[1:]], "other labels than asked"),
+            (labels, swapped, "another label than asked"),
+            (labels, xs[1:], "not every audit image"),
+        )
+        for number, (said, opened, reason) in enumerate(lies):
+            with pytest.raises(TransactionRevertedError, match=reason):
+                self.hospital.contract.open_audit(
+                    f"lie/{number}",
+                    query_id,
+                    roles=own.bitmap,
+                    salt=own.secrets.roles_salt(),
+                    labels=said,
+                    marks=[own.mark(j) for j in own.audits],
+                    xs=opened,
+                )
+        self.town.let_pass(86_401)
+        self.server.advance()
+        query = self.query(query_id)
+        assert query.state is QueryState.STOPPED and query.reason == "audit not opened"
+        assert (query.hospital_wei, query.server_wei) == (0, PRICE_WEI + BOND_WEI)
+        assert not query.hidden_openings and self.hospital.opinion(query).failed
+        self.settled()
 
     def said(self, name: str, step: str) -> list[dict[str, object]]:
         """What a party reported under a name."""

@@ -28,9 +28,11 @@ from tests.roles.asking import (
     MODEL,
     OTHER,
     PRICE_WEI,
+    SILENCES,
     SIZE,
     Clinic,
     Seer,
+    Silence,
     case,
     known,
     picture,
@@ -259,26 +261,9 @@ def test_a_spoilt_report_of_the_real_case_is_told_and_its_codes_are_found(
 # Whoever falls silent
 
 
-@pytest.mark.parametrize(
-    ("state", "days", "reason", "hospital_wei", "server_wei"),
-    [
-        (ASKED, 1.1, "no answer", PRICE_WEI, 0),
-        (ANSWERED, 1.1, "audit not opened", 0, PRICE_WEI + BOND_WEI),
-        (OPENED, 1.1, "no score", PRICE_WEI + BOND_WEI, 0),
-        (PASSED, 2.1, "no release", PRICE_WEI + BOND_WEI, 0),
-        (ACCEPTED, 1.1, "no release", PRICE_WEI + BOND_WEI, 0),
-    ],
-)
-def test_whoever_vanishes_pays_what_the_protocol_says(
-    clinic: Clinic, state: QueryState, days: float, reason: str, hospital_wei: int, server_wei: int
-) -> None:
-    query_id = clinic.query_in(state)
-    clinic.town.let_pass(days * 86_400)
-    (clinic.server if state is ANSWERED else clinic.hospital).advance()
-    query = clinic.query(query_id)
-    assert query.state is STOPPED and query.reason == reason and query.ended_in is state
-    assert (query.hospital_wei, query.server_wei) == (hospital_wei, server_wei)
-    clinic.settled()
+@pytest.mark.parametrize("silence", SILENCES, ids=lambda silence: silence.state.name)
+def test_whoever_vanishes_pays_what_the_protocol_says(clinic: Clinic, silence: Silence) -> None:
+    clinic.fall_silent(silence)
 
 
 def test_a_server_that_sees_the_audit_and_leaves_pays_and_has_missed_it(clinic: Clinic) -> None:

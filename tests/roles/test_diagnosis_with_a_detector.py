@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,12 @@ import torch
 from torch import Tensor
 
 from consilia.detection.inference import Detector, load_detector
-from consilia.errors import TransactionRevertedError
 from consilia.protocols.diagnosis import (
     ImageRole,
-    OwnAnswer,
-    Place,
     QueryImage,
     QueryState,
-    label_commitment,
-    label_hash,
-    make_query,
 )
-from consilia.protocols.findings import Finding, codes_of
+from consilia.protocols.findings import codes_of
 from consilia.protocols.task_spec import parse_toml
 from consilia.roles.diagnoser import DetectorDiagnoser
 from tests.consortium import Consortium, spec_toml, write_first_model
@@ -30,6 +23,7 @@ from tests.detection.bright import bright_rectangles
 from tests.detection.bright.bright_rectangles import BrightRectangles
 from tests.detection.installed import install_detectors
 from tests.roles.asking import BOND_WEI, LESION, OTHER, PRICE_WEI, SIZE, Clinic, case, picture
+from tests.roles.cheating import SIGNALS, Cheat, check_guessing
 
 ASKED, ANSWERED, _, _, _, RELEASED, FAILED, STOPPED = QueryState
 
@@ -119,68 +113,7 @@ def test_without_gas_a_server_waits_and_does_what_else_it_has_to_do(three: Conso
 
 def test_a_hospital_that_opens_another_label_is_caught_and_its_silence_pays(three: Consortium) -> None:
     """Its model's answers are right; to save its fee it would have to say that they are not."""
-    clinic = Clinic(three, load=lambda: diagnoser(BrightRectangles()))
-    query_id = clinic.query_in(ANSWERED)
-    own, contract = clinic.hospital.own(clinic.query(query_id)), clinic.hospital.contract
-    first = own.audits[0]
-    false = label_hash(query_id, first, own.secrets.label_secret(first), (OTHER,))
-    fitting = label_commitment(own.mark(first), false)
-    labels, xs = own.commitments(), [own.label(j) for j in own.audits]
-    forged = [fitting if j == first else label for j, label in enumerate(labels)]
-    another = [own.audits[1], own.audits[0]]
-    for number, (said, opened, reason) in enumerate(
-        (
-            (labels, [false, *xs[1:]], "another label than asked"),
-            (forged, [false, *xs[1:]], "other labels than asked"),
-            (labels, [own.label(j) for j in (*another, *own.audits[2:])], "another label than asked"),
-            (labels, xs[1:], "not every audit image"),
-        )
-    ):
-        with pytest.raises(TransactionRevertedError, match=reason):
-            contract.open_audit(
-                f"lie/{number}",
-                query_id,
-                roles=own.bitmap,
-                salt=own.secrets.roles_salt(),
-                labels=said,
-                marks=[own.mark(j) for j in own.audits],
-                xs=opened,
-            )
-    three.let_pass(86_401)
-    clinic.server.advance()
-    query = clinic.query(query_id)
-    assert query.state is STOPPED and query.reason == "audit not opened"
-    assert (query.hospital_wei, query.server_wei) == (0, PRICE_WEI + BOND_WEI)
-    assert not query.hidden_openings and clinic.hospital.opinion(query).failed
-    clinic.settled()
-
-
-SIGNALS: dict[str, Callable[[int, bytes, tuple[Finding, ...]], float]] = {
-    "place": lambda place, data, found: place,
-    "brightness": lambda place, data, found: sum(data),
-    "score": lambda place, data, found: found[0].score if found else 0.0,
-    "box": lambda place, data, found: found[0].box_xyxy[0] if found else -1.0,
-}
-"""What a server could order images by when it has to commit: all that it holds of them, and what its model says."""
-
-
-class Cheat(DetectorDiagnoser):
-    """Answers the 20 images well that it takes for audit images, and the others badly."""
-
-    def __init__(self, signal: str) -> None:
-        super().__init__(Detector(BrightRectangles(), SIZE, ("lesion",)), [LESION], 0.5)
-        self.signal = SIGNALS[signal]
-
-    def diagnose(self, images: Sequence[bytes]) -> list[tuple[Finding, ...]]:
-        found = super().diagnose(images)
-        told = [
-            self.signal(place, data, item)
-            for place, (data, item) in enumerate(zip(images, found, strict=True))
-        ]
-        badly = sorted(range(len(images)), key=told.__getitem__)[20:]
-        return [
-            (Finding(OTHER, (1, 1, 5, 5)),) if place in badly else item for place, item in enumerate(found)
-        ]
+    Clinic(three, load=lambda: diagnoser(BrightRectangles())).open_falsely()
 
 
 def dealt(chance: random.Random) -> list[QueryImage]:
@@ -197,27 +130,12 @@ def dealt(chance: random.Random) -> list[QueryImage]:
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_a_detector_cannot_tell_the_audits_before_it_has_committed(signal: str) -> None:
     """Of its 12 bad answers 7.5 fall on audit images, as if it had drawn lots, and the query fails."""
-    place, chance = Place(1, "0x" + "11" * 20), random.Random(signal)
-    cheat, queries = Cheat(signal), 40
-    caught = passed = 0
-    for _ in range(queries):
-        query = make_query(place, "0x" + "22" * 20, dealt(chance), 16, chance.randbytes(32))
-        answer = OwnAnswer(
-            query.query_id,
-            bytes(32),
-            tuple(query.secrets.label_secret(j) for j in range(32)),
-            tuple(cheat.diagnose([image.pixels for image in query.images])),
-        )
-        missed = sum(answer.answer(j) != query.label(j) for j in query.audits)
-        caught += missed
-        passed += missed <= 4
-    # hypergeometric: 12 of 32 badly, 20 of them audits: 7.5 on average, variance 1.815; at most 4: .012
-    assert abs(caught / queries - 7.5) < 4 * (1.815 / queries) ** 0.5
-    assert passed <= 4
+    chance = random.Random(signal)
+    check_guessing(Cheat(diagnoser(BrightRectangles()), signal), lambda: dealt(chance), chance, queries=40)
 
 
 def test_on_the_ledger_such_a_server_fails(three: Consortium) -> None:
-    clinic = Clinic(three, load=lambda: Cheat("score"))
+    clinic = Clinic(three, load=lambda: Cheat(diagnoser(BrightRectangles()), "score"))
     query_id = clinic.ask(dealt(random.Random(6)))
     opinion = clinic.run(query_id)
     reports = clinic.server._kept(opinion.query).reports
