@@ -42,20 +42,32 @@ def test_a_query_that_passes_pays_the_server_when_it_releases(asking: Asking) ->
     assert event["event"] == "Asked" and event["query_id"] == query_id == asking.asked[query_id].query_id
     assert event["deadline"] == asking.now + DAY and asking.balance() == PRICE_WEI
     asking.answer(query_id, wrong=1)
+    (event,) = asking.events()
+    assert (event["event"], event["query_id"]) == ("Answered", query_id)
     assert asking.balance() == PRICE_WEI + BOND_WEI
     asking.open_audit(query_id)
-    assert asking.events()[0]["roles"] == asking.asked[query_id].bitmap
+    (event,) = asking.events()
+    assert (event["event"], event["roles"]) == ("AuditOpened", asking.asked[query_id].bitmap)
     asking.score(query_id)
     (event,) = asking.events()
     query = asking.asked[query_id]
-    assert event["matches"] == 3 and event["matched"] == query.bitmap & ~(1 << query.audits[0])
+    assert (
+        event["event"] == "Scored"
+        and event["matches"] == 3
+        and event["matched"] == query.bitmap & ~(1 << query.audits[0])
+    )
     asking.accept(query_id)
+    assert [event["event"] for event in asking.events()] == ["Accepted"]
     asking.release(query_id)
     released, closed = asking.events()
+    assert (released["event"], closed["event"]) == ("AnswersReleased", "QueryClosed")
     assert len(released["us"]) == 3 and closed["state"] == RELEASED and closed["server_wei"] == 1100
     assert asking.credits() == (0, PRICE_WEI + BOND_WEI) and asking.record(query_id).matches == 3
     before = boa.env.get_balance(asking.server)
     asking.diagnosis.claim(sender=asking.server)
+    (paid,) = asking.events()
+    assert paid["event"] == "DiagnosisCreditPaid" and paid["account"] == asking.server
+    assert paid["amount_wei"] == PRICE_WEI + BOND_WEI
     assert boa.env.get_balance(asking.server) == before + PRICE_WEI + BOND_WEI
     assert asking.balance() == asking.diagnosis.open_wei() == 0
     refused("nothing to claim", asking.diagnosis.claim, sender=asking.server)
@@ -83,7 +95,10 @@ def test_only_an_active_server_offers(contracts: Contracts) -> None:
     refused("empty digest", asking.offer, model_digest=bytes(32))
     refused("empty digest", asking.offer, code_book=bytes(32))
     refused("empty recipient key", asking.offer, recipient_key=bytes(32))
-    assert asking.offer() == 1 and asking.offer() == 2
+    assert asking.offer() == 1
+    (offered,) = asking.events()
+    assert (offered["event"], offered["offer_id"], offered["server"]) == ("ModelOffered", 1, asking.server)
+    assert asking.offer() == 2
     assert asking.diagnosis.model_offer(2).server == asking.server
 
 
@@ -91,6 +106,7 @@ def test_a_withdrawn_offer_takes_no_more_queries_and_finishes_the_open_ones(aski
     open_query = asking.query_in(ANSWERED)
     refused("not your offer", asking.diagnosis.withdraw, 1, sender=asking.hospital)
     asking.diagnosis.withdraw(1, sender=asking.server)
+    assert [(event["event"], event["offer_id"]) for event in asking.events()] == [("OfferWithdrawn", 1)]
     refused("already withdrawn", asking.diagnosis.withdraw, 1, sender=asking.server)
     refused("offer withdrawn", asking.ask)
     asking.open_audit(open_query)

@@ -251,6 +251,7 @@ def test_a_suspended_member_may_do_nothing_until_that_is_lifted(four: Town) -> N
 
 def test_a_removed_member_is_none(four: Town) -> None:
     four.decide(Kind.REMOVAL, 3, 0, 1, 2)
+    assert names(four.registry) == ["Voted", "Enacted", "MemberRemoved"]
     assert not four.registry.in_good_standing(four.address(3))
     for kind in (Kind.SUSPENSION, Kind.EMERGENCY, Kind.LIFTING, Kind.REMOVAL):
         with boa.reverts("registry: not a member"):
@@ -269,6 +270,7 @@ def test_a_suspended_member_can_be_removed_without_being_counted_out_twice(four:
 def test_a_member_leaves_at_once(four: Town) -> None:
     four.registry.leave(sender=four.address(3))
     (event,) = four.registry.get_logs()
+    assert type(event).__name__ == "MemberRemoved"
     assert (event.account, event.by_itself) == (four.address(3), True)
     assert four.registry.has_left(four.address(3)) and not four.registry.has_left(four.address(2))
     assert four.active() == [0, 1, 2] and four.registry.electorate() == 3
