@@ -148,14 +148,14 @@ class _Gone:
 
 
 class ServerThread:
-    """`Server.run_task` beside the test; `result` hands on what it returned or raised."""
+    """`Server.run_task` or `Server.serve` beside the test; `result` hands on what it returned or raised."""
 
-    def __init__(self, run: Callable[[], TaskLog]) -> None:
+    def __init__(self, run: Callable[[], TaskLog | None]) -> None:
         self._outcome: TaskLog | BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(run,), name="server", daemon=True)
         self._thread.start()
 
-    def _run(self, run: Callable[[], TaskLog]) -> None:
+    def _run(self, run: Callable[[], TaskLog | None]) -> None:
         try:
             self._outcome = run()
         except BaseException as error:  # noqa: BLE001  # handed on by `result`

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import getpass
 import os
-import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -14,65 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as EnvironmentValueError
 
-from consilia.crypto.private_files import read_private
-from consilia.errors import KeyFileError, SettingsError
+from consilia.errors import SettingsError
+from consilia.passwords import (
+    PASSWORD_VARIABLE,
+    PIN_VARIABLE,
+    S3_SECRET_VARIABLE,
+    S3_TOKEN_VARIABLE,
+    password_is_typed,
+    read_first_line,
+    read_password,
+)
 
 SETTINGS_FILE = "consilia.toml"
 NETWORK_FILE = "network.json"
-
-
-PASSWORD_VARIABLE = "CONSILIA_PASSWORD"
-PIN_VARIABLE = "CONSILIA_PIN"
-BACKUP_PASSWORD_VARIABLE = "CONSILIA_BACKUP_PASSWORD"
-S3_SECRET_VARIABLE = "AWS_SECRET_ACCESS_KEY"
-S3_TOKEN_VARIABLE = "AWS_SESSION_TOKEN"
-SECRET_VARIABLES = (
-    PASSWORD_VARIABLE,
-    PIN_VARIABLE,
-    BACKUP_PASSWORD_VARIABLE,
-    S3_SECRET_VARIABLE,
-    S3_TOKEN_VARIABLE,
-)
-"""Environment variables that no child process is given."""
-
-_MOST_PASSWORD_BYTES = 4096
-
-
-def password_is_typed(variable: str, file: Path | None) -> bool:
-    """Whether `read_password` asks a person."""
-    return not os.environ.get(variable) and file is None
-
-
-def read_password(what: str, variable: str, file: Path | None) -> str:
-    """A password: from the environment, else the first line of a file, else a person at a terminal.
-
-    Raises:
-        SettingsError: there is none, it is empty, or others than its owner may read the file.
-    """
-    if password := os.environ.get(variable):
-        return password
-    if file is None:
-        if not sys.stdin.isatty():
-            raise SettingsError(
-                f"expected the {what}: in {variable}, in a file, or from somebody at a terminal"
-            )
-        return _ask(what)
-    return _first_line("keys.password_file or pin_file", what, file)
-
-
-def _first_line(key: str, what: str, file: Path) -> str:
-    try:
-        lines = read_private(file, _MOST_PASSWORD_BYTES).decode().splitlines()
-    except (KeyFileError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{key}, the {what}: {error}") from error
-    if not lines or not lines[0]:
-        raise SettingsError(f"{key}: expected the {what} in the first line of {file}")
-    return lines[0]
-
-
-@functools.cache
-def _ask(what: str) -> str:
-    return getpass.getpass(f"{what}: ")
 
 
 class _Section(BaseModel):
@@ -169,7 +120,7 @@ class StoreSection(_Section):
 
 def _store_key(name: str, file: Path | None, variable: str) -> str:
     if file is not None:
-        return _first_line(f"store.{name}_file", f"{name} of the store", file)
+        return read_first_line(f"store.{name}_file", f"{name} of the store", file)
     if value := os.environ.get(variable):
         return value
     raise SettingsError(f"store.{name}_file: expected a file that holds it, or {variable} in the environment")

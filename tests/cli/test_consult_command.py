@@ -77,7 +77,7 @@ def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Consortium
         settings = made.home / "server" / "consilia.toml"
         settings.write_text(settings.read_text() + OFFER)
         made.server = made.new_server()
-        made.thread = ServerThread(made.server.serve)  # type: ignore[arg-type]
+        made.thread = ServerThread(made.server.serve)
         made.until(lambda tasks: made.hospitals[0].consultation.offers())
         yield made
         made.silence_the_server()
@@ -157,7 +157,7 @@ def test_an_offer_by_files_is_asked_with_its_spec(town: Consortium, cli: Cli, tm
     )
     town.silence_the_server()
     town.server = town.new_server()
-    town.thread = ServerThread(town.server.serve)  # type: ignore[arg-type]
+    town.thread = ServerThread(town.server.serve)
     town.until(lambda tasks: len(town.hospitals[0].consultation.offers()) == 2)
     study = write_slices(tmp_path / "study", [901]) / "images" / "901.dcm"
     ask = ("consult", "ask", str(study), "--offer", "2")

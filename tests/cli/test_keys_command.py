@@ -12,8 +12,8 @@ import pytest
 
 from consilia.cli.keys import app
 from consilia.crypto.keys import load_account, load_identity
+from consilia.passwords import PASSWORD_VARIABLE, PIN_VARIABLE
 from consilia.roles.backup import read_backup
-from consilia.settings import PASSWORD_VARIABLE, PIN_VARIABLE
 from tests.secret_words import spellings
 from tests.softhsm import SoftHsm
 

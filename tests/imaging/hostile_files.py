@@ -165,7 +165,7 @@ def _flip(data: bytearray, at: int, drawn: random.Random) -> None:
 
 def _number(data: bytearray, at: int, drawn: random.Random) -> None:
     size, order = drawn.choice((2, 4)), drawn.choice(("little", "big"))
-    data[at : at + size] = (drawn.choice(_NUMBERS) % 256**size).to_bytes(size, order)  # type: ignore[arg-type]
+    data[at : at + size] = (drawn.choice(_NUMBERS) % 256**size).to_bytes(size, order)
 
 
 def _cut(data: bytearray, at: int, drawn: random.Random) -> None:

@@ -20,8 +20,9 @@ from consilia.protocols.assurance import HIGH, STANDARD, Standing
 from consilia.protocols.code_book import CodeBook, FindingCode
 from consilia.protocols.diagnosis import ImageRole, QueryImage
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.asking import Prepared, ask, prepare_query, read_study, window_of
+from consilia.roles.asking import Prepared, ask, prepare_query, read_study
 from consilia.roles.state import State
+from consilia.roles.windows import window_of
 from consilia.values import Digest
 from tests.cli.test_consult_command import write_slices
 from tests.consortium import spec_toml

@@ -10,10 +10,11 @@ import pytest
 from consilia.crypto.keys import save_account, save_identity
 from consilia.crypto.password_box import ScryptCost
 from consilia.errors import InputError, KeyFileError, SettingsError
+from consilia.passwords import PASSWORD_VARIABLE
 from consilia.roles import home as homes
 from consilia.roles.home import MemberKeys, Seat, make_member
 from consilia.roles.keys import open_keys
-from consilia.settings import PASSWORD_VARIABLE, SETTINGS_FILE, ServerSettings, StoreSection, load
+from consilia.settings import SETTINGS_FILE, ServerSettings, StoreSection, load
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_a_person_types_it_twice_and_else_one_is_drawn(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     answers = iter(["typed", "typos", "typed", "typed"])
     monkeypatch.setattr("getpass.getpass", lambda prompt: next(answers))
-    monkeypatch.setattr("consilia.settings._ask", lambda what: next(answers))
+    monkeypatch.setattr("consilia.passwords._ask", lambda what: next(answers))
     with pytest.raises(SettingsError, match="differ"):
         make_member(tmp_path / "typed", "two", typed=True)
     assert make_member(tmp_path / "typed", "two", typed=True).password_file is None

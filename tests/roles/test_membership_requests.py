@@ -53,7 +53,7 @@ def newcomer(three: Consortium, tmp_path: Path, **options: object) -> JoinReques
         make_member(home, "newcomer")
     wanted = {"name": "newcomer", "role": "", "data": tmp_path, "certificate": b"", "days": 30}
     wanted |= {"port": 0, "store": None} | options
-    return join(invite_of(three, tmp_path), home, **wanted)  # type: ignore[arg-type]
+    return join(invite_of(three, tmp_path), home, **wanted)
 
 
 def test_a_newcomer_is_admitted_by_request_and_votes(three: Consortium, tmp_path: Path) -> None:
@@ -167,13 +167,13 @@ def test_a_newcomer_asks_the_nodes_of_its_invite_what_they_tell(three: Consortiu
     for role, data, witnesses in (("hospital", tmp_path, nodes), ("server", None, nodes[1:])):
         home = tmp_path / f"new-{role}"
         make_member(home, role)
-        join(invite, home, name=role, role=role, data=data, **options)  # type: ignore[arg-type]
+        join(invite, home, name=role, role=role, data=data, **options)
         ledger = load_party(home).ledger
         assert (ledger.witnesses, ledger.confirmations) == (witnesses, 7)
     # beyond one machine a node answers nobody but its own programs: a witness there would never agree
     far = invite.model_copy(update={"peers": ("http://10.0.0.1:7001",)})
     make_member(tmp_path / "far", "far")
-    join(far, tmp_path / "far", name="far", role="", data=tmp_path, **options)  # type: ignore[arg-type]
+    join(far, tmp_path / "far", name="far", role="", data=tmp_path, **options)
     assert load_party(tmp_path / "far").ledger.witnesses == ()
 
 
@@ -286,7 +286,7 @@ def test_a_members_own_network_file_says_where_its_ledger_is(three: Consortium, 
     )
     make_member(tmp_path / "embedded", "embedded")
     options = {"certificate": b"", "days": 1, "port": 0, "store": None}
-    join(invite, tmp_path / "embedded", name="e", role="server", data=None, **options)  # type: ignore[arg-type]
+    join(invite, tmp_path / "embedded", name="e", role="server", data=None, **options)
     assert Network.load(tmp_path / "embedded").url is None
     with pytest.raises(LedgerUnreachableError), open_view(tmp_path / "embedded", None, None):
         raise AssertionError("nobody listens there")

@@ -196,8 +196,8 @@ def test_the_password_comes_from_the_environment_the_file_or_a_person(
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     with pytest.raises(SettingsError, match="CONSILIA_PASSWORD"):
         asked.password()
-    monkeypatch.setattr("consilia.settings.sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
-    monkeypatch.setattr("consilia.settings._ask", lambda what: PASSWORD)
+    monkeypatch.setattr("consilia.passwords.sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("consilia.passwords._ask", lambda what: PASSWORD)
     assert open_keys(asked).signer.address == show_keys(old).address
     monkeypatch.setenv("CONSILIA_PASSWORD", "wrong")
     with pytest.raises(KeyFileError, match="password"):

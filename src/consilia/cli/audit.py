@@ -119,8 +119,8 @@ def _keys(identity: Path | None, password_file: Path | None) -> ExaminerKeys | N
     if identity is None:
         return None
     from consilia.crypto.keys import load_identity
+    from consilia.passwords import PASSWORD_VARIABLE, read_password
     from consilia.roles.audit import ExaminerKeys
-    from consilia.settings import PASSWORD_VARIABLE, read_password
 
     password = read_password("password of the identity", PASSWORD_VARIABLE, password_file)
     return ExaminerKeys(load_identity(identity, password))

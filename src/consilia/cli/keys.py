@@ -151,8 +151,8 @@ def _places(settings: KeySettings) -> dict[str, str]:
 
 
 def _backup_password(file: Path | None, *, fresh: bool) -> str:
+    from consilia.passwords import BACKUP_PASSWORD_VARIABLE, password_is_typed, read_password
     from consilia.roles.keys import type_again
-    from consilia.settings import BACKUP_PASSWORD_VARIABLE, password_is_typed, read_password
 
     password = read_password("password of the backup", BACKUP_PASSWORD_VARIABLE, file)
     if fresh and password_is_typed(BACKUP_PASSWORD_VARIABLE, file):

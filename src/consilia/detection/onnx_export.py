@@ -7,11 +7,11 @@ anchors are computed for it. Input `image`: float32 (3, size, size) in [0, 1], a
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -124,23 +124,23 @@ def _inputs(model: nn.Module, picture: Picture) -> dict[str, Tensor]:
 
 
 def _exported(whole: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
-    file = io.BytesIO()
     lengths = {name: {0: "findings"} for name in OUTPUTS}
     if "proposals" in inputs:
         lengths["proposals"] = {0: "regions"}
-    with warnings.catch_warnings():
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        file = Path(folder) / "model.onnx"
         warnings.simplefilter("ignore")  # about the tracing of sizes, which are fixed on purpose
         torch.onnx.export(
             whole,
             tuple(inputs.values()),
-            file,  # type: ignore[arg-type]  # its stub names paths alone; this exporter writes into any file
+            file,
             dynamo=False,
             opset_version=17,
             input_names=list(inputs),
             output_names=list(OUTPUTS),
             dynamic_axes=lengths,
         )
-    return file.getvalue()
+        return file.read_bytes()
 
 
 def _with_facts(written: bytes, facts: Mapping[str, str]) -> bytes:

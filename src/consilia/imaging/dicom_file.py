@@ -38,6 +38,21 @@ _NOT_EXPLICIT_LITTLE = {"1.2.840.10008.1.2": (True, True), "1.2.840.10008.1.2.2"
 """Transfer syntaxes, implicit and little endian; all others are explicit little endian (PS3.5 A)."""
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_PYTHON_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""Not our own errors, which say what was expected."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -56,9 +71,7 @@ def parser_errors() -> tuple[type[Exception], ...]:
     """
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    python = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError)
-    more = (NotImplementedError, RuntimeError, TypeError, ValueError, struct.error, zlib.error)
-    return (*python, *more, BytesLengthException, InvalidDicomError)
+    return (*_PYTHON_ERRORS, BytesLengthException, InvalidDicomError)
 
 
 @contextmanager
@@ -102,8 +115,8 @@ def parse(path: Path, *, pixels: bool = True, only: Sequence[str] = ()) -> FileD
             file = cast(BinaryIO, _Bounded(io.BytesIO(_inflate(plain))))
         implicit, little = _NOT_EXPLICIT_LITTLE.get(syntax, (False, True))
         stop = None if pixels else lambda tag, _vr, _n: tag in _PIXELS
-        tags = [Tag(keyword) for keyword in only] or None
-        found = read_dataset(file, implicit, little, stop_when=stop, specific_tags=tags)  # type: ignore[arg-type]
+        tags: list[Any] | None = [Tag(keyword) for keyword in only] or None
+        found = read_dataset(file, implicit, little, stop_when=stop, specific_tags=tags)
     check_value(found, "PixelRepresentation")  # pydicom looks at it for the values of other attributes
     _measure(found, [0, 0], 0)
     header = FileDataset(io.BytesIO(), found, preamble, meta, implicit, little)

@@ -16,7 +16,6 @@ from typing import Protocol
 
 from consilia.artifact import read_frame
 from consilia.errors import (
-    ConsiliaError,
     DatasetError,
     InputError,
     StoreError,
@@ -45,21 +44,6 @@ from consilia.roles.consultation import both_bound, claim_credit
 from consilia.roles.diagnosis_log import DiagnosisLog, fold_diagnosis
 from consilia.roles.party import Party
 from consilia.values import Digest, Json
-
-MODEL_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ConsiliaError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What a model, its weights and its device raise: it costs the query, not the server, nor a task that it runs."""
 
 
 class Diagnoser(Protocol):
@@ -245,7 +229,7 @@ class Answering:
                 raise ValueError(f"expected a report for each of {query.images} images, got {len(reports)}")
         except DatasetError:
             raise
-        except MODEL_FAILURES as error:
+        except Exception as error:
             text = (error.strerror or "") if isinstance(error, OSError) else str(error)  # no path in a log
             self._say(query, "the model failed", error=type(error).__name__, reason=text.partition("\n")[0])
             raise DatasetError("this server's model failed") from error

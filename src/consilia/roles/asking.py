@@ -30,6 +30,7 @@ from consilia.protocols.task_spec import TaskSpec, parse_bytes
 from consilia.roles.consultation import Consultation
 from consilia.roles.state import ConsultedImage, State
 from consilia.roles.task_log import TaskLog
+from consilia.roles.windows import window_of
 from consilia.values import Digest
 
 
@@ -130,13 +131,6 @@ def _read_one(path: Path, window: WindowHU | None) -> LabelledImage:
         window or window_for(ct.body_part),
         acquisition=ct.acquisition,
     )
-
-
-def window_of(spec: TaskSpec) -> WindowHU | None:
-    """The task's HU window; None: that of the body part."""
-    if spec.data.window_center_hu is None or spec.data.window_width_hu is None:
-        return None
-    return WindowHU(spec.data.window_center_hu, spec.data.window_width_hu)
 
 
 def prepare_query(

@@ -15,9 +15,9 @@ from consilia.crypto.custody import Opener, Signer
 from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
 from consilia.crypto.private_files import make_private_directory
 from consilia.errors import InputError
+from consilia.passwords import PASSWORD_VARIABLE
 from consilia.roles.keys import make_missing, new_password, open_keys
 from consilia.settings import (
-    PASSWORD_VARIABLE,
     SETTINGS_FILE,
     Confirmations,
     KeySettings,

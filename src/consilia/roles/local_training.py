@@ -25,6 +25,7 @@ from consilia.imaging.readers import read_dataset
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import SkippedStudy
 from consilia.roles.progress import Report, silent
+from consilia.roles.windows import window_of
 from consilia.settings import DataSection
 
 
@@ -190,11 +191,6 @@ def _patient_keys(path: Path) -> list[str]:
         raise DatasetError(
             f"expected patient keys, one a line, in {path.name}: `consilia data split` writes such files"
         ) from error
-
-
-def window_of(spec: TaskSpec) -> WindowHU | None:
-    """The HU window that every CT slice of a task is seen through, the first of several; None leaves it to the body."""
-    return WindowHU(*spec.data.windows[0]) if spec.data.windows else None
 
 
 def with_channels(spec: TaskSpec, dataset: Dataset) -> Dataset:

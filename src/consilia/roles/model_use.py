@@ -20,8 +20,9 @@ from consilia.imaging.readers import ANNOTATIONS, read_dataset, read_dicom
 from consilia.imaging.split import check_no_leak, check_no_shared_pixels
 from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.roles.artifacts import file_digest
-from consilia.roles.local_training import own_norm_in, read_training_data, window_of, with_channels
+from consilia.roles.local_training import own_norm_in, read_training_data, with_channels
 from consilia.roles.models import NamedModel, open_model
+from consilia.roles.windows import window_of
 from consilia.settings import DataSection, HospitalSettings, load_party
 
 RASTERS = frozenset({".png", ".jpg", ".jpeg"})

@@ -13,7 +13,8 @@ from consilia.crypto.custody import Signer
 from consilia.errors import LedgerUnreachableError
 from consilia.ledger.embedded.genesis import Genesis, NodeSettings
 from consilia.ledger.embedded.node_key import NodeKey, delegation_digest
-from consilia.settings import SECRET_VARIABLES, HospitalSettings
+from consilia.passwords import SECRET_VARIABLES
+from consilia.settings import HospitalSettings
 from consilia.values import Address
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from consilia.protocols.code_book import CodeBook
 from consilia.protocols.diagnosis import QueryState
 from consilia.protocols.findings import Finding
 from consilia.protocols.task_spec import TaskSpec
-from consilia.roles.asking import window_of
 from consilia.roles.consultation import Opinion
 from consilia.roles.state import State
+from consilia.roles.windows import window_of
 
 
 def results_of(opinion: Opinion, spec: TaskSpec, state: State) -> list[Any]:
