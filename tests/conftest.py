@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -58,3 +59,14 @@ def pacs(pacs_server: Pacs) -> Pacs:
     """The PACS, emptied."""
     pacs_server.clear()
     return pacs_server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def open_files_end_with_a_module() -> Iterator[None]:
+    """Collect what a module's tests left in cycles: databases and sockets among it.
+
+    With all of torch's objects alive the interpreter looks for cycles so rarely that one worker came to more than
+    1024 open files, above which pynetdicom, which waits by `select`, loses every association.
+    """
+    yield
+    gc.collect()

@@ -221,6 +221,7 @@ class Consortium:
         ).save(home)
         self.trainers = [TinyTrainer(number) for number in range(1, hospitals + 1)]
         self.steps = {name: Steps() for name in [*self.names, "server"]}
+        self._started: list[Hospital | Server] = []
         self.hospitals = [self.new_hospital(index) for index in range(hospitals)]
         self.server = self.new_server()
         self.thread: ServerThread | None = None
@@ -229,7 +230,10 @@ class Consortium:
         """A hospital's process, started (again) on its home."""
         name = self.names[index]
         settings = load(HospitalSettings, self.home / name)
-        return Hospital(self.home / name, settings, self.steps[name], lambda spec, seed: self.trainers[index])
+        steps = self.steps[name]
+        hospital = Hospital(self.home / name, settings, steps, lambda spec, seed: self.trainers[index])
+        self._started.append(hospital)
+        return hospital
 
     def restart_hospital(self, index: int) -> Hospital:
         """As after kill -9: nothing is left of it but its home."""
@@ -239,7 +243,9 @@ class Consortium:
     def new_server(self) -> Server:
         """The server's process, started (again) on its home."""
         settings = load(ServerSettings, self.home / "server")
-        return Server(self.home / "server", settings, self.steps["server"])
+        server = Server(self.home / "server", settings, self.steps["server"])
+        self._started.append(server)
+        return server
 
     def server_settings(self) -> ServerSettings:
         """The settings in the server's home."""
@@ -454,8 +460,10 @@ class Consortium:
         setattr(self.hospitals[index].ledger, name, replacement)
 
     def close(self) -> None:
-        """Close the node; a server that still waits for it ends."""
+        """Close the node, so that a server that still waits for it ends, and every party's files."""
         self.node.close()
+        for party in self._started:
+            party.close()
 
 
 def newest(tasks: dict[int, TaskLog]) -> TaskLog:

@@ -146,11 +146,14 @@ class VotesMachine(RuleBasedStateMachine):
 
     @rule(by=member)
     def leave(self, by: int) -> None:
+        address = self.town.address(by)
+        in_good_standing = self.town.registry.in_good_standing(address)
         try:
-            self.town.registry.leave(sender=self.town.address(by))
+            self.town.registry.leave(sender=address)
         except boa.BoaError:
             return
-        assert self.town.registry.member(self.town.address(by)).status == 3  # left
+        # who is suspended does not get away by leaving
+        assert self.town.registry.member(address).status == (3 if in_good_standing else 2)  # left, else removed
 
     @rule(seconds=st.sampled_from([1, 86400, 86400, EMERGENCY_SECONDS, PAUSE_SECONDS]))
     def wait(self, seconds: int) -> None:

@@ -53,11 +53,12 @@ class Party:
         self.address: Address = self.account.address
         self.state = State(home / "state.sqlite")
         self.store = open_store(settings.store)
+        self._outbox = Outbox(home / "outbox.sqlite")
         self.ledger = Ledger(
             settings.ledger.url,
             Deployment.load(settings.ledger.deployment),
             account=self.account,
-            outbox=Outbox(home / "outbox.sqlite"),
+            outbox=self._outbox,
             confirmations=settings.ledger.depth,
             witnesses=settings.ledger.witnesses,
         )
@@ -65,6 +66,11 @@ class Party:
         self._reorganisations = 0
         self._resend_at = 0.0
         self._waiting: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Close the files in its home; nothing can be done with it afterwards."""
+        self.state.close()
+        self._outbox.close()
 
     def sign(self, digest: Digest) -> bytes:
         """This account's signature over a digest: r, s, v, 65 bytes, low-s."""
