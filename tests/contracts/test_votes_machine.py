@@ -152,8 +152,8 @@ class VotesMachine(RuleBasedStateMachine):
             self.town.registry.leave(sender=address)
         except boa.BoaError:
             return
-        # who is suspended does not get away by leaving
-        assert self.town.registry.member(address).status == (3 if in_good_standing else 2)  # left, else removed
+        left, removed = 3, 2  # who is suspended does not get away by leaving
+        assert self.town.registry.member(address).status == (left if in_good_standing else removed)
 
     @rule(seconds=st.sampled_from([1, 86400, 86400, EMERGENCY_SECONDS, PAUSE_SECONDS]))
     def wait(self, seconds: int) -> None:
