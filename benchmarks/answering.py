@@ -16,7 +16,7 @@ from consilia.detection.detectors import build
 from consilia.detection.inference import BATCH_SIZE, load_detector
 from consilia.protocols.assurance import STANDARD
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.diagnoser import DetectorDiagnoser
+from consilia.roles.diagnosis.diagnoser import DetectorDiagnoser
 
 SPEC = """title = "bench"
 [purpose]

@@ -30,8 +30,8 @@ from consilia.imaging.cases import LabelledImage
 from consilia.imaging.readers import read_dataset
 from consilia.imaging.split import split_by_patient
 from consilia.protocols.task_spec import TaskSpec, parse_toml
-from consilia.roles.local_training import recipe_of, write_initial_model
-from consilia.roles.rounds import rule_of
+from consilia.roles.training.local_training import recipe_of, write_initial_model
+from consilia.roles.training.rounds import rule_of
 
 OPTIONS = {
     "fedavg": "",

@@ -34,7 +34,7 @@ from consilia.protocols.training import SkippedStudy
 from consilia.roles.hospital import Hospital
 from consilia.roles.keys import make_keys, open_keys
 from consilia.roles.server import Server
-from consilia.roles.task_log import TaskLog
+from consilia.roles.training.task_log import TaskLog
 from consilia.settings import HospitalSettings, KeysSection, Network, ServerSettings, StoreSection, load
 from consilia.values import Address, Digest
 from tests.softhsm import SoftHsm
@@ -486,7 +486,7 @@ def consortium(
     """A consortium for one test; with a token the second hospital has both its keys in there."""
     monkeypatch.setattr("consilia.roles.party.WAIT_SECONDS", 0.05)
     made = Consortium(home, hospitals, softhsm)
-    for role in ("server", "hospital", "exchange", "consultation", "answering"):
+    for role in ("server", "hospital", "exchange.deals", "diagnosis.consultation", "diagnosis.answering"):
         monkeypatch.setattr(f"consilia.roles.{role}.time", made.clock)
     try:
         yield made

@@ -121,7 +121,8 @@ def test_the_control_plane_works_without_learning_and_dicom() -> None:
 import sys
 for name in ("torch", "torchvision", "pydicom", "skimage", "vyper"):
     sys.modules[name] = None  # an import of it fails from here on
-import consilia.roles.server, consilia.roles.hospital, consilia.roles.audit, consilia.cli.server, consilia.cli.hospital
+import consilia.roles.server, consilia.roles.hospital, consilia.roles.audit.home
+import consilia.cli.server, consilia.cli.hospital
 print("ready")
 """
     assert run_python(code).strip() == "ready"

@@ -11,7 +11,7 @@ from consilia.imaging.cases import BRAIN
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.assurance import STANDARD
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.asking import prepare_query, read_study
+from consilia.roles.diagnosis.asking import prepare_query, read_study
 from consilia.roles.state import State
 
 SPEC = """title = "demo"

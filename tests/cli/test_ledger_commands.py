@@ -22,7 +22,7 @@ from consilia.cli.output import printable
 from consilia.errors import ChainError, InputError, LedgerError
 from consilia.ledger.contracts import Argument
 from consilia.ledger.history import Logged
-from consilia.roles.ledger_view import open_view
+from consilia.roles.audit.view import open_view
 from consilia.values import Digest
 from tests.consortium import REWARD_WEI, Consortium, consortium
 

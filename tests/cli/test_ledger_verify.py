@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from consilia.cli import app
 from consilia.errors import AuditError, LedgerError
 from consilia.ledger.rpc import HttpProvider, Rpc
-from consilia.roles.node_check import check_node
+from consilia.roles.audit.node_check import check_node
 from tests.consortium import Consortium, consortium
 from tests.ledger.conftest import anvil, anvil_binary  # noqa: F401  # fixtures
 

@@ -21,7 +21,7 @@ from consilia.detection.inference import Prediction
 from consilia.detection.predictions import write_predictions
 from consilia.errors import DatasetError, InputError, WeightsError
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.model_card import _measured
+from consilia.roles.models.card import _measured
 from tests.hospital_home import make_home
 from tests.imaging.planted import NAME, NUMBER, leaks
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consilia.roles.membership import JoinRequest
+from consilia.roles.membership.requests import JoinRequest
 from consilia.values import Digest
 from tests.cli.running import Cli, step
 from tests.consortium import PAST_SECONDS, Consortium, consortium

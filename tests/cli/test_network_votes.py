@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consilia.roles.membership import JoinRequest
+from consilia.roles.membership.requests import JoinRequest
 from tests.cli.running import Cli, step
 from tests.consortium import PAST_SECONDS, consortium, make_member
 

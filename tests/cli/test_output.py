@@ -14,7 +14,7 @@ from rich.console import Console
 
 from consilia.cli.output import Format, Output, error_lines, to_json
 from consilia.protocols.card import Card
-from consilia.roles.exchange import Terms
+from consilia.roles.exchange.deals import Terms
 from consilia.values import ArtifactKind, Digest
 from tests.cli.running import Cli
 from tests.consortium import consortium

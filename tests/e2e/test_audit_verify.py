@@ -21,7 +21,7 @@ from consilia.ledger.embedded.local import LocalNode
 from consilia.ledger.embedded.node_key import NodeKey
 from consilia.ledger.embedded.replay import open_readonly_provider
 from consilia.ledger.events import Claimed, Event
-from consilia.roles.task_log import TaskLog, fold
+from consilia.roles.training.task_log import TaskLog, fold
 from tests.consortium import flip_bit, newest
 from tests.e2e.running import audit
 

@@ -9,7 +9,7 @@ import pytest
 from consilia.detection import weights
 from consilia.detection.detectors import build
 from consilia.protocols.diagnosis import ImageRole, QueryImage, QueryState
-from consilia.roles.consultation import Consultation
+from consilia.roles.diagnosis.consultation import Consultation
 from consilia.roles.party import Party
 from consilia.roles.progress import silent
 from consilia.settings import HospitalSettings, load

@@ -17,13 +17,13 @@ from consilia.detection.training import Recipe, StepBudget, Trainer
 from consilia.protocols.assurance import STANDARD
 from consilia.protocols.diagnosis import ImageRole, QueryImage, QueryState
 from consilia.protocols.findings import Finding
-from consilia.roles.answering import Diagnoser
-from consilia.roles.diagnoser import offered_models
+from consilia.roles.diagnosis.answering import Diagnoser
+from consilia.roles.diagnosis.diagnoser import offered_models
 from consilia.settings import OfferSection
 from tests.consortium import Consortium, consortium, spec_toml
 from tests.detection.squares import square_example
 from tests.roles.asking import SILENCES, Clinic
-from tests.roles.cheating import SIGNALS, Cheat, check_guessing
+from tests.roles.training.cheating import SIGNALS, Cheat, check_guessing
 
 pytestmark = pytest.mark.slow
 

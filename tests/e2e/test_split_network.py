@@ -9,7 +9,7 @@ import pytest
 
 from consilia.ledger.events import Claimed, Funded, TaskPublished, UpdateRegistered
 from consilia.ledger.rpc import quantity
-from consilia.roles.task_log import fold
+from consilia.roles.training.task_log import fold
 from tests.consortium import REWARD_WEI
 from tests.e2e.split import SplitTown, split_town, wait_for
 

@@ -13,7 +13,7 @@ from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import Claimed, TaskPublished, UpdateRegistered
 from consilia.ledger.rpc import Rpc
-from consilia.roles.task_log import fold
+from consilia.roles.training.task_log import fold
 from tests.consortium import CHAIN_ID, REWARD_WEI, flip_bit
 from tests.e2e.running import RunningConsortium, audit
 from tests.ledger.conftest import anvil_binary, running_anvil

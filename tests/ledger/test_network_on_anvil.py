@@ -12,9 +12,9 @@ import pytest
 
 from consilia.errors import InputError
 from consilia.ledger.rpc import Rpc
-from consilia.roles.audit import audit
-from consilia.roles.export import export
-from consilia.roles.ledger_view import open_view
+from consilia.roles.audit.export import export
+from consilia.roles.audit.home import audit
+from consilia.roles.audit.view import open_view
 from consilia.settings import Network, load_party
 from tests.consortium import make_member
 

@@ -20,8 +20,8 @@ from consilia.protocols.diagnosis import (
     label_hash,
 )
 from consilia.protocols.findings import Finding
-from consilia.roles.answering import Answering, Diagnoser, OfferedModel
-from consilia.roles.consultation import Consultation, Opinion
+from consilia.roles.diagnosis.answering import Answering, Diagnoser, OfferedModel
+from consilia.roles.diagnosis.consultation import Consultation, Opinion
 from consilia.values import Digest
 from tests.consortium import Consortium
 

@@ -12,10 +12,10 @@ import pytest
 from consilia.crypto.keys import load_account, load_identity
 from consilia.crypto.token import TokenIdentity, TokenSigner
 from consilia.errors import LedgerError, LedgerUnreachableError
-from consilia.roles import rotation
-from consilia.roles.audit import audit
-from consilia.roles.home import make_member
-from consilia.roles.rotation import rotate_identity
+from consilia.roles.audit.home import audit
+from consilia.roles.membership import rotation
+from consilia.roles.membership.home import make_member
+from consilia.roles.membership.rotation import rotate_identity
 from consilia.settings import HospitalSettings, load
 from tests.consortium import PASSWORD, REWARD_WEI, Consortium, Steps, consortium, read_weights
 from tests.secret_words import spellings

@@ -16,7 +16,7 @@ from consilia.crypto.password_box import ScryptCost
 from consilia.errors import EnvelopeError, KeyFileError, SettingsError
 from consilia.roles.backup import read_backup, restore_backup, take_backup, write_backup
 from consilia.roles.keys import make_keys, open_keys, show_keys
-from consilia.roles.rotation import FileRotation
+from consilia.roles.membership.rotation import FileRotation
 from consilia.roles.state import SealedArtifact, State
 from consilia.settings import KeysSection
 from consilia.values import Digest

@@ -10,9 +10,9 @@ from PIL import Image
 
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.exchange import Deal, DealState
-from consilia.roles.arbiter import Arbiter
-from consilia.roles.datasets import Offering, register_dataset
-from consilia.roles.exchange import Exchange, Terms
+from consilia.roles.exchange.arbiter import Arbiter
+from consilia.roles.exchange.datasets import Offering, register_dataset
+from consilia.roles.exchange.deals import Exchange, Terms
 from consilia.settings import ExchangeSection
 from consilia.values import Digest
 from tests.consortium import Consortium

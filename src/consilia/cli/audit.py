@@ -11,7 +11,7 @@ from consilia.cli.output import Format, Output
 from consilia.errors import InputError
 
 if TYPE_CHECKING:
-    from consilia.roles.audit import ExaminerKeys
+    from consilia.roles.audit.home import ExaminerKeys
 
 app = typer.Typer(help="Check what the ledger claims against what is there.", no_args_is_help=True)
 
@@ -49,7 +49,7 @@ def verify(
     if store or identity or password_file:
         raise InputError("--store, --identity and --password-file go with FILE; a home names its own")
     assert home is not None
-    from consilia.roles.audit import audit
+    from consilia.roles.audit.home import audit
 
     result = audit(home, say)
     say(
@@ -72,7 +72,7 @@ def export(
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
     """Write a home's embedded chain into one zip that `consilia audit verify` checks anywhere. It holds no secret."""
-    from consilia.roles.export import export as write
+    from consilia.roles.audit.export import export as write
 
     done = write(home, file)
     Output("audit", output)(
@@ -88,7 +88,7 @@ def export(
 def _verify_export(
     file: Path, store: Path | None, identity: Path | None, password_file: Path | None, say: Output
 ) -> None:
-    from consilia.roles.export_check import check_export
+    from consilia.roles.audit.export_check import check_export
 
     if identity is not None and store is None:
         raise InputError("--identity needs --store: the artifacts that it opens are there")
@@ -120,7 +120,7 @@ def _keys(identity: Path | None, password_file: Path | None) -> ExaminerKeys | N
         return None
     from consilia.crypto.keys import load_identity
     from consilia.passwords import PASSWORD_VARIABLE, read_password
-    from consilia.roles.audit import ExaminerKeys
+    from consilia.roles.audit.home import ExaminerKeys
 
     password = read_password("password of the identity", PASSWORD_VARIABLE, password_file)
     return ExaminerKeys(load_identity(identity, password))

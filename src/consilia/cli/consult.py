@@ -11,7 +11,7 @@ from consilia.cli.output import Format, Output, to_json
 
 if TYPE_CHECKING:
     from consilia.protocols.consultation import Offer, Query
-    from consilia.roles.consultation import Consultation
+    from consilia.roles.diagnosis.consultation import Consultation
     from consilia.settings import HospitalSettings
 
 app = typer.Typer(help="Ask for a second opinion that hides the patient.", no_args_is_help=True)
@@ -60,9 +60,9 @@ def ask(
     from consilia.errors import InputError
     from consilia.protocols.assurance import ASSURANCES
     from consilia.protocols.task_spec import parse_toml
-    from consilia.roles.asking import ask as ask_once
-    from consilia.roles.asking import missing_wei, prepare_query, read_study, spec_of
-    from consilia.roles.local_training import read_training_data
+    from consilia.roles.diagnosis.asking import ask as ask_once
+    from consilia.roles.diagnosis.asking import missing_wei, prepare_query, read_study, spec_of
+    from consilia.roles.training.local_training import read_training_data
     from consilia.settings import DataSection
 
     if assurance not in ASSURANCES:
@@ -124,7 +124,7 @@ def list_queries(home: Path = HOME, output: Format = FORMAT) -> None:
 
 def open_consultation(home: Path, output: Format) -> tuple[Consultation, HospitalSettings]:
     """A hospital's part in queries, on its home; its `hospital run` may be at work beside it."""
-    from consilia.roles.consultation import Consultation
+    from consilia.roles.diagnosis.consultation import Consultation
     from consilia.roles.party import Party
     from consilia.settings import HospitalSettings, load
 
@@ -175,7 +175,7 @@ def _show(consultation: Consultation, query_id: str, output: Format, pacs: str) 
     from consilia.cli.report.consulted import consultation_report
     from consilia.cli.report.page import write_consultation
     from consilia.cli.report.terminal import print_consultation
-    from consilia.roles.asking import spec_of
+    from consilia.roles.diagnosis.asking import spec_of
 
     party = consultation.party
     query = consultation.log().find(query_id)
@@ -188,8 +188,8 @@ def _show(consultation: Consultation, query_id: str, output: Format, pacs: str) 
         print_consultation(shown, Output(party.name, output).console)
         party.report("second opinion", html=str(paths.html), json=str(paths.json))
     if pacs and shown.outcome == "answer":
+        from consilia.roles.diagnosis.results import results_of
         from consilia.roles.pacs import DicomWeb, send
-        from consilia.roles.results import results_of
 
         made = results_of(consultation.opinion(query), spec, party.state)
         send(DicomWeb(pacs), made)

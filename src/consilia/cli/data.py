@@ -11,7 +11,7 @@ from consilia.cli import holdings, images
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
-    from consilia.roles.exchange import Exchange
+    from consilia.roles.exchange.deals import Exchange
     from consilia.values import Digest
 
 app = typer.Typer(help="Look after this party's own artifacts.", no_args_is_help=True)
@@ -46,7 +46,7 @@ def erase(
     """Destroy the keys and salts of an artifact and its envelope, and write a tombstone. There is no way back."""
     from consilia.errors import InputError
     from consilia.roles.erasure import erase as erase_artifact
-    from consilia.roles.exchange import Exchange
+    from consilia.roles.exchange.deals import Exchange
     from consilia.roles.party import Party
     from consilia.settings import HospitalSettings, load_party
     from consilia.values import Digest
@@ -72,7 +72,7 @@ def erase(
 def _check_sales(exchange: Exchange, root: Digest, force: bool, say: Output) -> None:
     """Somebody has paid, or is about to: an artifact that is owed to it is not erased without a word."""
     from consilia.errors import LedgerUnreachableError, PolicyError
-    from consilia.roles.withdrawal import sales
+    from consilia.roles.exchange.withdrawal import sales
 
     try:
         open_deals = sales(exchange, root)
@@ -91,7 +91,7 @@ def _check_sales(exchange: Exchange, root: Digest, force: bool, say: Output) -> 
 
 def _withdraw(exchange: Exchange, root: Digest, force: bool, say: Output) -> None:
     from consilia.errors import LedgerError
-    from consilia.roles.withdrawal import withdraw
+    from consilia.roles.exchange.withdrawal import withdraw
 
     try:
         withdraw(exchange, root)
@@ -120,7 +120,7 @@ def register(
     """Pack, de-identify, seal and register a data set, or put a price on an update of yours."""
     from consilia.cli.exchange import open_exchange
     from consilia.errors import InputError
-    from consilia.roles.datasets import Offering, register_dataset, register_update
+    from consilia.roles.exchange.datasets import Offering, register_dataset, register_update
     from consilia.settings import HospitalSettings, load
 
     exchange = open_exchange(home, output)

@@ -12,8 +12,8 @@ from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
     from consilia.protocols.exchange import Deal
-    from consilia.roles.exchange import Exchange
-    from consilia.roles.exchange_log import ExchangeLog, Listing
+    from consilia.roles.exchange.deal_log import ExchangeLog, Listing
+    from consilia.roles.exchange.deals import Exchange
 
 app = typer.Typer(help="Exchange data sets and updates against proof.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def open_exchange(home: Path, output: Format) -> Exchange:
 
     Deals are between hospitals; a server or an auditor looks, and judges.
     """
-    from consilia.roles.exchange import Exchange
+    from consilia.roles.exchange.deals import Exchange
     from consilia.roles.party import Party
     from consilia.settings import ExchangeSection, HospitalSettings, load_party
 
@@ -67,7 +67,7 @@ def request(
     output: Format = FORMAT,
 ) -> None:
     """Ask for an artifact: a signed request, with the price in escrow until it is delivered or refunded."""
-    from consilia.roles.exchange import Terms
+    from consilia.roles.exchange.deals import Terms
 
     exchange = open_exchange(home, output)
     listing = exchange.log().find(root)
@@ -134,7 +134,7 @@ def fetch(
     output: Format = FORMAT,
 ) -> None:
     """Take all steps that are up to the buyer; what is delivered joins the data that training uses."""
-    from consilia.roles.fetching import await_delivery, take_in
+    from consilia.roles.exchange.fetching import await_delivery, take_in
 
     exchange = open_exchange(home, output)
     delivered = await_delivery(exchange, deal, wait_seconds)
@@ -145,7 +145,7 @@ def fetch(
 def withdraw(root: str = ROOT, home: Path = HOME, output: Format = FORMAT) -> None:
     """Take no more requests for an artifact of yours, for good; open deals go on."""
     from consilia.errors import InputError
-    from consilia.roles.withdrawal import withdraw as withdraw_artifact
+    from consilia.roles.exchange.withdrawal import withdraw as withdraw_artifact
 
     exchange = open_exchange(home, output)
     listing = exchange.log().find(root, exchange.party.address)
@@ -214,7 +214,7 @@ def rule(
     output: Format = FORMAT,
 ) -> None:
     """As the arbiter: open every disputed artifact that is yours to judge, by the buyer's steps, and rule."""
-    from consilia.roles.arbiter import Arbiter
+    from consilia.roles.exchange.arbiter import Arbiter
     from consilia.roles.party import Party
     from consilia.settings import ServerSettings, load
 
@@ -236,8 +236,8 @@ def attest(
     """Say on the ledger what you found in an artifact that you opened: only its secret can sign that."""
     from consilia.errors import InputError
     from consilia.protocols.exchange import Verdict
-    from consilia.roles.attestation import attest as put_on_ledger
-    from consilia.roles.attestation import attest_update
+    from consilia.roles.exchange.attestation import attest as put_on_ledger
+    from consilia.roles.exchange.attestation import attest_update
     from consilia.roles.party import Party
     from consilia.settings import ServerSettings, load_party
 

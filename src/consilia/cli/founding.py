@@ -13,8 +13,8 @@ import typer
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
-    from consilia.roles.founding import Plan
-    from consilia.roles.home import MemberKeys
+    from consilia.roles.membership.founding import Plan
+    from consilia.roles.membership.home import MemberKeys
     from consilia.settings import Confirmations
 
 FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
@@ -61,9 +61,9 @@ def create(
     output: Format = FORMAT,
 ) -> None:
     """Found a consortium: genesis, founders, contracts. Run again after an interruption, it goes on."""
-    from consilia.roles import founding
-    from consilia.roles.home import free_ports, make_member
-    from consilia.roles.membership import JoinRequest, new_record
+    from consilia.roles.membership import founding
+    from consilia.roles.membership.home import free_ports, make_member
+    from consilia.roles.membership.requests import JoinRequest, new_record
     from consilia.settings import store_at
     from consilia.values import Role
 
@@ -139,7 +139,7 @@ def _write_founder_settings(
     home: Path, keys: MemberKeys, data: Path | None, plan: Plan, nodes: tuple[str, ...]
 ) -> None:
     """Write the settings if there are none. `nodes` are the other founders': peers, and witnesses."""
-    from consilia.roles.home import Seat
+    from consilia.roles.membership.home import Seat
     from consilia.settings import SETTINGS_FILE
 
     if (home / SETTINGS_FILE).exists():
@@ -161,7 +161,7 @@ def _write_founder_settings(
 @contextmanager
 def tell_password(home: Path, say: Output) -> Iterator[None]:
     """Say it when a password was drawn meanwhile: it lies in clear beside the keys that it protects."""
-    from consilia.roles.home import PASSWORD_FILE
+    from consilia.roles.membership.home import PASSWORD_FILE
 
     file = home / PASSWORD_FILE
     was_there = file.exists()

@@ -44,13 +44,13 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
     settings = load(HospitalSettings, home)
     report = Output(settings.name, output)
     if int(os.environ.get("RANK", "0")):
-        from consilia.roles.ranks import follow
+        from consilia.roles.training.ranks import follow
 
         return follow(settings.data, report)
     end_in_order()
     with ExitStack() as stack:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from consilia.roles.ranks import dismiss
+            from consilia.roles.training.ranks import dismiss
 
             stack.callback(dismiss)
         node = None
@@ -73,8 +73,8 @@ def serve(home: Path, output: Format, new_trainer: TrainerFactory | None = None)
 
 
 def _detector_trainers(home: Path, settings: HospitalSettings, report: Output) -> TrainerFactory:
-    from consilia.roles.local_training import DetectorTrainer, own_norm_in
-    from consilia.roles.ranks import LeadingTrainer
+    from consilia.roles.training.local_training import DetectorTrainer, own_norm_in
+    from consilia.roles.training.ranks import LeadingTrainer
 
     kind = LeadingTrainer if int(os.environ.get("WORLD_SIZE", "1")) > 1 else DetectorTrainer
 

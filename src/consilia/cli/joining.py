@@ -17,7 +17,7 @@ def invite(
     output: Format = FORMAT,
 ) -> None:
     """Write the one file with which somebody can join. It gives no right by itself: the members vote."""
-    from consilia.roles.joining import make_invite
+    from consilia.roles.membership.joining import make_invite
 
     made = make_invite(home.resolve(), role)
     made.save(to)
@@ -45,8 +45,8 @@ def join(
 ) -> None:
     """Make keys, settings and a signed join request from an invite; or, with --change, ask for a new record."""
     from consilia.errors import InputError
-    from consilia.roles import joining
-    from consilia.roles.membership import Invite
+    from consilia.roles.membership import joining
+    from consilia.roles.membership.requests import Invite
     from consilia.settings import store_at
 
     say, home = Output("network", output), home.resolve()

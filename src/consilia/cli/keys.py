@@ -113,7 +113,7 @@ def restore(
 @app.command()
 def rotate(home: Path = _HOME, output: Format = _FORMAT) -> None:
     """Make a new identity and propose it to the members; once they agreed, run it again, and restart the party."""
-    from consilia.roles.rotation import rotate_identity
+    from consilia.roles.membership.rotation import rotate_identity
 
     settings = _settings(home)
     if settings.ledger is None:

@@ -13,8 +13,8 @@ from consilia.cli.output import Format, Output, make_room, printable, to_json
 
 if TYPE_CHECKING:
     from consilia.protocols.task_spec import TaskSpec
-    from consilia.roles.model_findings import Findings
-    from consilia.roles.model_use import HeldOut
+    from consilia.roles.models.findings import Findings
+    from consilia.roles.models.use import HeldOut
     from consilia.settings import DataSection
 
 app = typer.Typer(help="Measure, use and check a detector.", no_args_is_help=True)
@@ -54,8 +54,8 @@ def verify(
     form: Format = FORMAT,
 ) -> None:
     """Say which task and round registered a model. Exit code 5 if none did: then it is not from here."""
-    from consilia.roles.ledger_view import open_view
-    from consilia.roles.models import digest_of, find_registrations
+    from consilia.roles.audit.view import open_view
+    from consilia.roles.models.catalogue import digest_of, find_registrations
 
     digest, say = digest_of(model), Output("model", form)
     with open_view(home, url, deployment) as view:
@@ -84,9 +84,9 @@ def certificate(
 ) -> None:
     """A model's record over the audits of all its queries, computed from the ledger; no key is needed."""
     from consilia.cli.report.consulted import certificate_of
-    from consilia.roles.diagnosis_log import fold_diagnosis
-    from consilia.roles.ledger_view import open_view
-    from consilia.roles.models import digest_of
+    from consilia.roles.audit.view import open_view
+    from consilia.roles.diagnosis.query_log import fold_diagnosis
+    from consilia.roles.models.catalogue import digest_of
 
     digest, say = digest_of(model), Output("model", form)
     with open_view(home, url, deployment) as view:
@@ -133,7 +133,7 @@ def evaluate(
     from consilia.cli.model_record import assessment_lines, assessment_record, model_record
     from consilia.detection.assessment import assess
     from consilia.detection.predictions import read_predictions
-    from consilia.roles.model_use import ModelName, find_on, matching, named_model
+    from consilia.roles.models.use import ModelName, find_on, matching, named_model
 
     make_room(to)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
@@ -182,7 +182,7 @@ def compare(
     """Compare two models on the same images; the difference is drawn in pairs, the same patients for both."""
     from consilia.cli.model_record import comparison_lines, comparison_record, model_record, write_json
     from consilia.detection.comparison import compare as compare_findings
-    from consilia.roles.model_use import ModelName, Other, find_on, named_model, other_model
+    from consilia.roles.models.use import ModelName, Other, find_on, named_model, other_model
 
     name = ModelName(home, task, rounds, model, spec)
     second_name = Other(other, other_spec, other_round)
@@ -221,8 +221,8 @@ def predict(
     """Find lesions: COCO JSON, drawn PNGs, DICOM SR (TID 1500), a report. Research use only, verified by nobody."""
     from consilia.errors import InputError
     from consilia.imaging.cases import numbered
-    from consilia.roles.model_findings import find_everything, require_dicom, write_wanted
-    from consilia.roles.model_use import ModelName, data_of, named_model, read_pictures
+    from consilia.roles.models.findings import find_everything, require_dicom, write_wanted
+    from consilia.roles.models.use import ModelName, data_of, named_model, read_pictures
 
     if unknown := set(wanted) - {"coco", "overlays", "sr", "report"}:
         raise InputError(f"--as: expected coco, overlays, sr or report, got {', '.join(sorted(unknown))}")
@@ -249,7 +249,7 @@ def _write_report(findings: Findings, to: Path, min_score: float) -> list[Path]:
     from consilia.cli.report.model_page import write_findings_page
     from consilia.cli.report.report import png_base64
     from consilia.imaging.structured_report import draw_findings
-    from consilia.roles.model_findings import findings_record
+    from consilia.roles.models.findings import findings_record
 
     record = findings_record(findings, min_score)
     pictures = [
@@ -275,8 +275,8 @@ def export(
     form: Format = FORMAT,
 ) -> None:
     """Write a model as ONNX, for square images of its size, and compare it with torch. Exit code 5 if they differ."""
-    from consilia.roles.model_findings import export_model
-    from consilia.roles.model_use import ModelName, named_model, read_pictures
+    from consilia.roles.models.findings import export_model
+    from consilia.roles.models.use import ModelName, named_model, read_pictures
 
     make_room(to)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
@@ -306,9 +306,9 @@ def card(
 ) -> None:
     """Write a model card from the ledger: purpose, hospitals, examples, rounds, digests, measurements, limits."""
     from consilia.cli.model_record import write_json
-    from consilia.roles.ledger_view import open_view
-    from consilia.roles.model_card import card_markdown, model_card
-    from consilia.roles.models import choose_model
+    from consilia.roles.audit.view import open_view
+    from consilia.roles.models.card import card_markdown, model_card
+    from consilia.roles.models.catalogue import choose_model
 
     make_room(to)
     with open_view(home, None, None) as view:
@@ -345,7 +345,7 @@ def _section(data: Path, patients: Path | None) -> DataSection:
 
 def _held_out(spec: TaskSpec, home: Path | None, data: DataSection, trained_on: list[str]) -> HeldOut:
     """The held-out pictures, held against what is named and what the hospital of the home trains on."""
-    from consilia.roles.model_use import data_of, read_held_out
+    from consilia.roles.models.use import data_of, read_held_out
 
     own, named = data_of(home), [_trained(item) for item in trained_on]
     return read_held_out(spec, data, [*named, *([own] if own else [])], own.proposals if own else None)

@@ -13,8 +13,8 @@ from consilia.detection.bootstrap import RESAMPLES, Interval
 from consilia.detection.comparison import Comparison
 from consilia.detection.evaluation import FIGURES, Evaluation
 from consilia.detection.froc import HIT_IOU
-from consilia.roles.model_card import counted, told_size
-from consilia.roles.models import NamedModel
+from consilia.roles.models.card import counted, told_size
+from consilia.roles.models.catalogue import NamedModel
 from consilia.whole_file import whole_file
 
 NAMES = {"map50": "mAP@.5", "map": "mAP@[.5:.95]", "map75": "mAP@.75", "cpm": "CPM"}

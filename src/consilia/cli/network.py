@@ -15,7 +15,7 @@ from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
     from consilia.ledger.views import Member
-    from consilia.roles.voter import Outcome, Voter
+    from consilia.roles.membership.voter import Outcome, Voter
 
 app = typer.Typer(help="Found a consortium, join one, and decide who belongs to it.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ for command in (create, invite, join):
 @app.command()
 def members(home: Path = HOME, output: Format = FORMAT) -> None:
     """Show who belongs to the consortium, and how each one stands."""
-    from consilia.roles.voter import Voter
+    from consilia.roles.membership.voter import Voter
 
     voter = Voter(home.resolve())
     _show_members(voter.registry.members(), output)
@@ -63,8 +63,8 @@ def vote(
     """Show what can be voted on; approve a proposal by its number; or propose something."""
     from consilia.errors import InputError
     from consilia.ledger.registry import Kind
-    from consilia.roles.membership import JoinRequest
-    from consilia.roles.voter import Voter
+    from consilia.roles.membership.requests import JoinRequest
+    from consilia.roles.membership.voter import Voter
 
     voter, say = Voter(home.resolve()), Output("network", output)
     subjects = {
@@ -103,7 +103,7 @@ def leave(
 ) -> None:
     """Leave the consortium, at once and for good: only a new vote brings this account back."""
     from consilia.errors import InputError
-    from consilia.roles.voter import Voter
+    from consilia.roles.membership.voter import Voter
 
     if not yes:
         raise InputError("leaving takes effect at once, and money not yet claimed is lost: say --yes")
@@ -115,7 +115,7 @@ def leave(
 @app.command()
 def show(home: Path = HOME, output: Format = FORMAT) -> None:
     """Show what the consortium stands on: ledger, contracts, quorum, members, open proposals."""
-    from consilia.roles.voter import Voter
+    from consilia.roles.membership.voter import Voter
 
     voter = Voter(home.resolve())
     now, deployment, registry = int(time.time()), voter.deployment, voter.registry
@@ -140,7 +140,7 @@ def show(home: Path = HOME, output: Format = FORMAT) -> None:
 
 def _show_members(listed: list[Member], output: Format) -> None:
     from consilia.ledger.views import FOR_GOOD
-    from consilia.roles.voter import day
+    from consilia.roles.membership.voter import day
 
     now, say = int(time.time()), Output("network", output)
     for member in listed:
@@ -171,7 +171,7 @@ def _show_member(facts: dict[str, str]) -> None:
 
 
 def _show_open(voter: Voter, say: Output) -> None:
-    from consilia.roles.voter import day
+    from consilia.roles.membership.voter import day
 
     proposals = voter.open_proposals()
     if not proposals:
@@ -190,7 +190,7 @@ def _show_open(voter: Voter, say: Output) -> None:
 
 
 def _tell_outcome(voter: Voter, outcome: Outcome, say: Output) -> None:
-    from consilia.roles.voter import day
+    from consilia.roles.membership.voter import day
 
     proposal = outcome.proposal
     say(
@@ -224,7 +224,7 @@ def _name_node(node: str, say: Output) -> None:
 def _give_gift(voter: Voter, outcome: Outcome, gift_wei: int, say: Output) -> None:
     """A newcomer on an embedded chain has no money before its first block; the deciding voter gives it some."""
     from consilia.ledger.registry import Kind
-    from consilia.roles.founding import GENESIS_FILE
+    from consilia.roles.membership.founding import GENESIS_FILE
 
     proposal = outcome.proposal
     if not (outcome.was_new and proposal.enacted and proposal.kind is Kind.ADMISSION):

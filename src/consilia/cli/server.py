@@ -58,8 +58,8 @@ def run(
     """
     from consilia.errors import InputError
     from consilia.ledger.rpc import await_node
-    from consilia.roles.initial_model import InitialModelFiles
     from consilia.roles.server import Server
+    from consilia.roles.training.initial_model import InitialModelFiles
     from consilia.settings import ServerSettings, load
 
     end_in_order()
@@ -99,7 +99,7 @@ def withdraw(
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
     """Take no more queries for a model, for good; those that are open are answered. Take it out of the settings too."""
-    from consilia.roles.answering import Answering
+    from consilia.roles.diagnosis.answering import Answering
     from consilia.roles.server import Server
     from consilia.settings import ServerSettings, load
 

@@ -21,12 +21,12 @@ from consilia.protocols.policy import admit
 from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import METRICS_KEY, LocalMetrics, SkippedStudy
 from consilia.roles.artifacts import fetch_artifact, file_digest, publish_artifact
-from consilia.roles.consultation import Consultation
-from consilia.roles.exchange import Exchange
+from consilia.roles.diagnosis.consultation import Consultation
+from consilia.roles.exchange.deals import Exchange
 from consilia.roles.keys import PartyKeys
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
-from consilia.roles.task_log import RoundLog, TaskLog
+from consilia.roles.training.task_log import RoundLog, TaskLog
 from consilia.settings import HospitalSettings
 from consilia.values import Digest, Role
 

@@ -24,7 +24,7 @@ from consilia.roles.keys import PartyKeys, open_keys
 from consilia.roles.progress import Report
 from consilia.roles.state import State
 from consilia.roles.stores import open_store
-from consilia.roles.task_log import TaskLog, fold
+from consilia.roles.training.task_log import TaskLog, fold
 from consilia.settings import HospitalSettings, ServerSettings
 from consilia.values import Address, Digest
 

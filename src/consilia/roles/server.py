@@ -24,22 +24,22 @@ from consilia.protocols.training import (
     decide_round,
     to_bitmap,
 )
-from consilia.roles.answering import Answering
 from consilia.roles.artifacts import file_digest, publish_artifact
-from consilia.roles.diagnoser import offered_models, task_id_of
-from consilia.roles.initial_model import InitialModel, with_initial_model
-from consilia.roles.opening import Opening
+from consilia.roles.diagnosis.answering import Answering
+from consilia.roles.diagnosis.diagnoser import offered_models, task_id_of
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
-from consilia.roles.rounds import (
+from consilia.roles.state import SealedArtifact
+from consilia.roles.training.initial_model import InitialModel, with_initial_model
+from consilia.roles.training.opening import Opening
+from consilia.roles.training.rounds import (
     Closing,
     Examined,
     report_round,
     rule_of,
     samples_included,
 )
-from consilia.roles.state import SealedArtifact
-from consilia.roles.task_log import RoundLog, TaskLog
+from consilia.roles.training.task_log import RoundLog, TaskLog
 from consilia.settings import ServerSettings
 from consilia.values import Address, Digest
 

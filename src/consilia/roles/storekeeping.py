@@ -17,8 +17,8 @@ from consilia.ledger.events import Event, MemberAdmitted, RoundClosed, TaskPubli
 from consilia.ledger.exchange_events import EXCHANGE_EVENTS
 from consilia.protocols.exchange import DealState
 from consilia.protocols.training import from_bitmap
-from consilia.roles.diagnosis_log import fold_diagnosis
-from consilia.roles.exchange_log import fold_exchange
+from consilia.roles.diagnosis.query_log import fold_diagnosis
+from consilia.roles.exchange.deal_log import fold_exchange
 from consilia.settings import LedgerSection
 from consilia.store import ArtifactStore, StoredObject
 from consilia.store.verified import object_bytes

@@ -42,9 +42,9 @@ from consilia.cli.report.terminal import print_summary
 from consilia.detection.evaluation import Spread
 from consilia.detection.froc import HIT_IOU
 from consilia.protocols.training import RoundReport
-from consilia.roles.audit import AuditResult, audit
-from consilia.roles.ledger_view import names_of
-from consilia.roles.task_log import TaskLog
+from consilia.roles.audit.home import AuditResult, audit
+from consilia.roles.audit.view import names_of
+from consilia.roles.training.task_log import TaskLog
 from consilia.settings import DataSection
 from consilia.store.directory import DirectoryStore
 from consilia.values import Address

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from consilia.ledger.deployment import Founder, contract_address, sign_founder
 from consilia.ledger.embedded.genesis import Genesis
-from consilia.roles.home import MemberKeys, free_ports, make_member
+from consilia.roles.membership.home import MemberKeys, free_ports, make_member
 from consilia.settings import SETTINGS_FILE, Network, StoreSection
 from consilia.values import Address, Digest, Role
 

@@ -28,7 +28,7 @@ from consilia.detection.training import StepBudget, Trainer
 from consilia.errors import ConsiliaError
 from consilia.protocols.task_spec import TaskSpec, parse_bytes
 from consilia.roles.artifacts import file_digest
-from consilia.roles.local_training import read_training_data, recipe_of
+from consilia.roles.training.local_training import read_training_data, recipe_of
 from consilia.settings import DataSection
 
 MIN_SHOWN_SCORE = 0.3

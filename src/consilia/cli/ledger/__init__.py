@@ -16,8 +16,8 @@ from consilia.errors import InputError
 if TYPE_CHECKING:
     from consilia.cli.ledger.tables import Printer
     from consilia.ledger.history import Block, Logged
-    from consilia.roles.ledger_view import LedgerView
-    from consilia.roles.trace import TaskTrace
+    from consilia.roles.audit.trace import TaskTrace
+    from consilia.roles.audit.view import LedgerView
 
 app = typer.Typer(help="Look at the ledger: blocks, events, transactions, rewards.", no_args_is_help=True)
 
@@ -47,7 +47,7 @@ def status(
 ) -> None:
     """The ledger at a glance; with --task, one task from its publication to its rewards."""
     from consilia.cli.ledger.records import document, print_record
-    from consilia.roles.ledger_status import read_status
+    from consilia.roles.audit.status import read_status
 
     with _look(home, url, deployment) as (view, printer):
         found = read_status(view)
@@ -98,7 +98,7 @@ def events(
 ) -> None:
     """What the contracts recorded, event by event: when, by whom, in which transaction."""
     from consilia.cli.ledger.records import event_record, print_record
-    from consilia.roles.trace import find_deed
+    from consilia.roles.audit.trace import find_deed
 
     with _look(home, url, deployment) as (view, printer):
         end = _last_block(view, last)
@@ -155,7 +155,7 @@ def rewards(
 ) -> None:
     """Who earned what in each task and by what, where it was recorded, and who mined how many blocks."""
     from consilia.cli.ledger.records import document, plain, print_record
-    from consilia.roles.trace import trace_tasks
+    from consilia.roles.audit.trace import trace_tasks
 
     with _look(home, url, deployment) as (view, printer):
         end = view.history.head()
@@ -196,7 +196,7 @@ def verify(
     `consilia audit verify` also reads the store and derives every model.
     """
     from consilia.cli.output import Output
-    from consilia.roles.ledger_check import check_ledger
+    from consilia.roles.audit.ledger_check import check_ledger
 
     say = Output("ledger", form)
     done = check_ledger(home, url, deployment, say)
@@ -216,7 +216,7 @@ def _look(
 ) -> Iterator[tuple[LedgerView, Printer]]:
     from consilia.cli.ledger.tables import Printer, console
     from consilia.cli.ledger.words import Speaker
-    from consilia.roles.ledger_view import open_view
+    from consilia.roles.audit.view import open_view
 
     with open_view(home, url, deployment) as view:
         yield view, Printer(console(), Speaker(view.names, _task_ids(view)))
@@ -266,7 +266,7 @@ def _choose(tasks: Sequence[TaskTrace], task_id: int | None) -> TaskTrace:
 
 
 def _task_ids(view: LedgerView) -> list[int]:
-    from consilia.roles.trace import task_ids
+    from consilia.roles.audit.trace import task_ids
 
     return task_ids(view.history.events(0, view.history.head()))
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from consilia.cli.output import to_json
 from consilia.ledger.contracts import Argument
 from consilia.ledger.history import Block, Logged, Receipt, Transaction
-from consilia.roles.ledger_view import LedgerView
-from consilia.roles.trace import find_deed
+from consilia.roles.audit.trace import find_deed
+from consilia.roles.audit.view import LedgerView
 from consilia.values import Json
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from consilia.cli.ledger.words import Speaker, number, short, time_text
 from consilia.cli.output import printable
 from consilia.cli.report.words import amount_text, bytes_text, ether_text
 from consilia.ledger.history import Block, Logged, Receipt, Transaction
-from consilia.roles.ledger_status import LedgerStatus
-from consilia.roles.ledger_view import Account
-from consilia.roles.trace import ArtifactTrace, Deed, RewardTrace, RoundTrace, TaskTrace, UpdateTrace
+from consilia.roles.audit.status import LedgerStatus
+from consilia.roles.audit.trace import ArtifactTrace, Deed, RewardTrace, RoundTrace, TaskTrace, UpdateTrace
+from consilia.roles.audit.view import Account
 
 PIPED_COLUMNS = 100
 NUMBER, NAME = "number", "name"

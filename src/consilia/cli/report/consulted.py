@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from consilia.protocols.consultation import Query
     from consilia.protocols.diagnosis import QueryImage
     from consilia.protocols.findings import Finding
-    from consilia.roles.consultation import Consultation
-    from consilia.roles.diagnosis_log import DiagnosisLog
+    from consilia.roles.diagnosis.consultation import Consultation
+    from consilia.roles.diagnosis.query_log import DiagnosisLog
     from consilia.values import Digest
 
 

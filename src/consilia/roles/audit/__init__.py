@@ -1,0 +1,1 @@
+"""Looking without taking part: a ledger read, traced, verified, exported, and a whole home audited."""

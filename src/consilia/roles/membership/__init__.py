@@ -1,0 +1,1 @@
+"""Who belongs: a new consortium, a newcomer, a vote, another identity."""

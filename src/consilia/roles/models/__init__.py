@@ -1,0 +1,1 @@
+"""Global models by name: found, measured, asked for findings, described on a card."""
