@@ -14,19 +14,18 @@ from rich.table import Table
 from consilia.ledger.client import Ledger
 from consilia.ledger.diagnosis import ArtifactName, DiagnosisContract
 from consilia.ledger.outbox import Outbox
+from consilia.protocols.answer import OwnAnswer
 from consilia.protocols.diagnosis import (
     ImageRole,
-    OwnAnswer,
-    OwnQuery,
     Place,
     QueryImage,
     list_digest,
-    make_query,
     report_digests,
     reports_digest,
     sealed_words,
 )
 from consilia.protocols.findings import Finding
+from consilia.protocols.query import OwnQuery, make_query
 from consilia.values import Digest
 
 PRICE_WEI, BOND_WEI = 10**15, 10**14

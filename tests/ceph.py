@@ -23,7 +23,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
-from consilia.settings import StoreSection
+from consilia.settings.sections import StoreSection
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph-authtool")
 START_SECONDS = 120.0

@@ -35,7 +35,9 @@ from consilia.roles.hospital import Hospital
 from consilia.roles.keys import make_keys, open_keys
 from consilia.roles.server import Server
 from consilia.roles.training.task_log import TaskLog
-from consilia.settings import HospitalSettings, KeysSection, Network, ServerSettings, StoreSection, load
+from consilia.settings import HospitalSettings, ServerSettings, load
+from consilia.settings.network import Network
+from consilia.settings.sections import KeysSection, StoreSection
 from consilia.values import Address, Digest
 from tests.softhsm import SoftHsm
 

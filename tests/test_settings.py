@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from consilia.errors import SettingsError
-from consilia.settings import HospitalSettings, Network, ServerSettings, StoreSection, load
+from consilia.settings import HospitalSettings, ServerSettings, load
+from consilia.settings.network import Network
+from consilia.settings.sections import StoreSection
 from consilia.store.bucket import Bucket, Credentials, connect
 
 FILE = """

@@ -8,20 +8,19 @@ from typing import Any
 import boa
 
 from consilia.ledger.registry import Kind
+from consilia.protocols.answer import OwnAnswer
 from consilia.protocols.diagnosis import (
     ImageRole,
-    OwnAnswer,
-    OwnQuery,
     Place,
     QueryImage,
     QueryState,
     list_digest,
-    make_query,
     report_digests,
     reports_digest,
     sealed_words,
 )
 from consilia.protocols.findings import Finding
+from consilia.protocols.query import OwnQuery, make_query
 from consilia.values import Digest
 from tests.contracts.conftest import Contracts
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consilia.protocols.diagnosis import OwnAnswer, OwnQuery, encrypt_report
+from consilia.protocols.answer import OwnAnswer
+from consilia.protocols.diagnosis import encrypt_report
 from consilia.protocols.findings import Finding
+from consilia.protocols.query import OwnQuery
 from consilia.values import Digest
 
 

@@ -17,7 +17,7 @@ from consilia.detection.inference import predict
 from consilia.detection.training import Recipe, StepBudget, Trainer
 from consilia.errors import SpecError
 from consilia.federation.aggregate import WeightedUpdate, federated_average
-from consilia.settings import PolicySection
+from consilia.settings.sections import PolicySection
 from tests.detection.installed import install_detectors
 from tests.detection.squares import square_example
 

@@ -22,7 +22,9 @@ from consilia.ledger.deployment import deploy
 from consilia.ledger.events import Claimed
 from consilia.ledger.outbox import Outbox
 from consilia.protocols.task_spec import parse_toml
-from consilia.settings import SETTINGS_FILE, Network, StoreSection
+from consilia.settings import SETTINGS_FILE
+from consilia.settings.network import Network
+from consilia.settings.sections import StoreSection
 from tests.ceph import section_toml
 from tests.consortium import KEYS_IN_FILES, make_member, make_member_in_token, spec_toml, write_first_model
 from tests.softhsm import SoftHsm

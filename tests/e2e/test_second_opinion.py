@@ -19,7 +19,7 @@ from consilia.protocols.diagnosis import ImageRole, QueryImage, QueryState
 from consilia.protocols.findings import Finding
 from consilia.roles.diagnosis.answering import Diagnoser
 from consilia.roles.diagnosis.diagnoser import offered_models
-from consilia.settings import OfferSection
+from consilia.settings.sections import OfferSection
 from tests.consortium import Consortium, consortium, spec_toml
 from tests.detection.squares import square_example
 from tests.roles.asking import SILENCES, Clinic

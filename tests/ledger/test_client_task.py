@@ -13,11 +13,11 @@ from eth_utils.crypto import keccak
 from consilia.errors import LedgerError, SettingsError, TransactionRevertedError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
+from consilia.ledger.event_log import EventLog
 from consilia.ledger.events import (
     Claimed,
     Enrolled,
     Event,
-    EventLog,
     Funded,
     MemberAdmitted,
     Refunded,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from consilia.errors import LedgerError
-from consilia.ledger import events
+from consilia.ledger import event_log
 from consilia.ledger.contracts import contract_abi
-from consilia.ledger.events import ESCROW_WORDS, EVENT_TYPES, EventLog, TaskPublished, decode_event
+from consilia.ledger.event import Event
+from consilia.ledger.event_log import EventLog
+from consilia.ledger.events import ESCROW_WORDS, EVENT_TYPES, TaskPublished, decode_event
 from consilia.ledger.rpc import Rpc
 from tests.ledger.test_client_task import id_of_task, publish
 
@@ -31,9 +33,7 @@ def test_every_event_of_every_contract_has_its_type() -> None:
             kind = EVENT_TYPES[contract, event.name]
             words = ESCROW_WORDS if contract == "escrow" else {}
             told = {words.get(parameter.name, parameter.name) for parameter in event.inputs}
-            assert told == {field.name for field in fields(kind)} - {
-                field.name for field in fields(events.Event)
-            }
+            assert told == {field.name for field in fields(kind)} - {field.name for field in fields(Event)}
     assert len(EVENT_TYPES) == sum(len(contract_abi(contract).events) for contract in CONTRACTS)
 
 
@@ -75,7 +75,7 @@ def test_a_block_replaced_at_the_same_height_is_noticed(on_anvil: Consortium) ->
 
 
 def test_a_deep_reorganisation_is_read_afresh(on_anvil: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "KEPT_BLOCKS", 3)
+    monkeypatch.setattr(event_log, "KEPT_BLOCKS", 3)
     rpc = Rpc(on_anvil.url)
     log = EventLog(on_anvil.ledger())
     publish(on_anvil.server, "publish/kept", rounds=3)

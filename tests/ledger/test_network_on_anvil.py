@@ -15,7 +15,8 @@ from consilia.ledger.rpc import Rpc
 from consilia.roles.audit.export import export
 from consilia.roles.audit.home import audit
 from consilia.roles.audit.view import open_view
-from consilia.settings import Network, load_party
+from consilia.settings import load_party
+from consilia.settings.network import Network
 from tests.consortium import make_member
 
 pytestmark = pytest.mark.network

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
+from consilia.protocols.answer import OwnAnswer
 from consilia.protocols.assurance import (
     HIGH,
     STANDARD,
@@ -17,8 +18,9 @@ from consilia.protocols.assurance import (
     certify,
     pass_probability,
 )
-from consilia.protocols.diagnosis import ImageRole, OwnAnswer, Place, QueryImage, make_query
+from consilia.protocols.diagnosis import ImageRole, Place, QueryImage
 from consilia.protocols.findings import Finding
+from consilia.protocols.query import make_query
 
 HERE = "0x" + "11" * 20
 ACCURACIES = (0.7, 0.8, 0.9, 0.95)

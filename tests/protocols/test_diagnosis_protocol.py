@@ -10,25 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consilia.errors import InputError, VerificationError
+from consilia.protocols.answer import OwnAnswer, codes_behind, read_reports, recover, write_reports
 from consilia.protocols.assurance import HIGH, STANDARD, pass_probability
 from consilia.protocols.code_book import encode_codes
 from consilia.protocols.consultation import OfferCard
-from consilia.protocols.diagnosis import (
-    ImageFormat,
-    OwnAnswer,
-    Place,
-    codes_behind,
-    label_hash,
-    list_digest,
-    make_query,
-    read_package,
-    read_reports,
-    recover,
-    reports_digest,
-    write_package,
-    write_reports,
-)
+from consilia.protocols.diagnosis import ImageFormat, Place, label_hash, list_digest, reports_digest
 from consilia.protocols.findings import Finding, codes_word, from_words, localised, to_words
+from consilia.protocols.query import make_query, read_package, write_package
 from consilia.values import Digest
 from tests.contracts.asking import HERE, THERE, images
 

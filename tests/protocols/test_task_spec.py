@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from consilia.errors import PolicyError, SpecError
 from consilia.protocols.policy import admit
 from consilia.protocols.task_spec import MAX_SPEC_BYTES, TaskSpec, parse_bytes, parse_toml
-from consilia.settings import PolicySection
+from consilia.settings.sections import PolicySection
 from tests.consortium import spec_toml
 
 GOOD = spec_toml(4)

@@ -18,7 +18,7 @@ from consilia.roles.backup import read_backup, restore_backup, take_backup, writ
 from consilia.roles.keys import make_keys, open_keys, show_keys
 from consilia.roles.membership.rotation import FileRotation
 from consilia.roles.state import SealedArtifact, State
-from consilia.settings import KeysSection
+from consilia.settings.sections import KeysSection
 from consilia.values import Digest
 from tests.crypto.sealing import CONTEXT, seal_bytes
 

@@ -13,7 +13,7 @@ from consilia.protocols.exchange import Deal, DealState
 from consilia.roles.exchange.arbiter import Arbiter
 from consilia.roles.exchange.datasets import Offering, register_dataset
 from consilia.roles.exchange.deals import Exchange, Terms
-from consilia.settings import ExchangeSection
+from consilia.settings.sections import ExchangeSection
 from consilia.values import Digest
 from tests.consortium import Consortium
 

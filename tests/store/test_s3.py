@@ -257,7 +257,7 @@ def test_an_upload_goes_on_where_it_was_cut_off(s3_server, bucket, wire):
 UPLOADER = """
 import sys
 from pathlib import Path
-from consilia.settings import StoreSection
+from consilia.settings.sections import StoreSection
 from consilia.roles.stores import open_store
 from consilia.values import Digest
 store = open_store(StoreSection.model_validate_json(sys.argv[1]))
@@ -289,7 +289,7 @@ def test_an_upload_goes_on_after_its_process_was_killed(s3_server, bucket, wire,
 
 BIG = """
 import sys, time
-from consilia.settings import StoreSection
+from consilia.settings.sections import StoreSection
 from consilia.roles.stores import open_store
 from consilia.crypto.envelope import seal, open_envelope
 from tests.crypto.sealing import CONTEXT, HOSPITAL, RECIPIENTS, RHO

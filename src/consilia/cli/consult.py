@@ -63,7 +63,7 @@ def ask(
     from consilia.roles.diagnosis.asking import ask as ask_once
     from consilia.roles.diagnosis.asking import missing_wei, prepare_query, read_study, spec_of
     from consilia.roles.training.local_training import read_training_data
-    from consilia.settings import DataSection
+    from consilia.settings.sections import DataSection
 
     if assurance not in ASSURANCES:
         raise InputError(f"--assurance: expected {' or '.join(ASSURANCES)}, got {assurance}")

@@ -35,7 +35,8 @@ def open_exchange(home: Path, output: Format) -> Exchange:
     """
     from consilia.roles.exchange.deals import Exchange
     from consilia.roles.party import Party
-    from consilia.settings import ExchangeSection, HospitalSettings, load_party
+    from consilia.settings import HospitalSettings, load_party
+    from consilia.settings.sections import ExchangeSection
 
     settings = load_party(home)
     policy = settings.exchange if isinstance(settings, HospitalSettings) else ExchangeSection()

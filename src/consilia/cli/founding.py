@@ -15,7 +15,7 @@ from consilia.cli.output import Format, Output
 if TYPE_CHECKING:
     from consilia.roles.membership.founding import Plan
     from consilia.roles.membership.home import MemberKeys
-    from consilia.settings import Confirmations
+    from consilia.settings.sections import Confirmations
 
 FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
 IMAGES = typer.Option(None, exists=True, file_okay=False, help="A hospital's images.")
@@ -120,7 +120,7 @@ def _confirmations(text: str, engine: EngineName) -> Confirmations:
     from pydantic import TypeAdapter, ValidationError
 
     from consilia.errors import InputError
-    from consilia.settings import Confirmations
+    from consilia.settings.sections import Confirmations
 
     if engine is EngineName.EMBEDDED and not text:
         return "embedded"

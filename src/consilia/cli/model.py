@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from consilia.protocols.task_spec import TaskSpec
     from consilia.roles.models.findings import Findings
     from consilia.roles.models.use import HeldOut
-    from consilia.settings import DataSection
+    from consilia.settings.sections import DataSection
 
 app = typer.Typer(help="Measure, use and check a detector.", no_args_is_help=True)
 
@@ -337,7 +337,7 @@ def _read_measured(path: Path | None) -> dict[str, Any] | None:
 
 
 def _section(data: Path, patients: Path | None) -> DataSection:
-    from consilia.settings import DataSection
+    from consilia.settings.sections import DataSection
 
     # no data of others: those are for training
     return DataSection(path=data, patients=patients, exchanged=data / ".exchanged")

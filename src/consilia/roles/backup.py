@@ -12,7 +12,7 @@ from consilia.crypto.password_box import ScryptCost
 from consilia.crypto.private_files import make_private_directory, read_private, write_private
 from consilia.errors import KeyFileError
 from consilia.roles.keys import identity_files, older_folder
-from consilia.settings import KeysSection
+from consilia.settings.sections import KeysSection
 
 DATABASES = ("state.sqlite", "outbox.sqlite")
 """Task keys, secrets of one's own artifacts, facts; and transactions that were signed and may not be in a block yet."""

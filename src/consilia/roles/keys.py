@@ -22,7 +22,7 @@ from consilia.crypto.password_box import ScryptCost
 from consilia.crypto.private_files import make_private_directory
 from consilia.crypto.token import Token, TokenIdentity, TokenSigner
 from consilia.errors import KeyFileError, SettingsError
-from consilia.settings import KeysSection
+from consilia.settings.sections import KeysSection
 from consilia.values import Address
 
 

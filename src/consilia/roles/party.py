@@ -16,7 +16,7 @@ from consilia.errors import EnvelopeError
 from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.event import Event
-from consilia.ledger.events import EventLog
+from consilia.ledger.event_log import EventLog
 from consilia.ledger.outbox import Outbox
 from consilia.ledger.sender import RESEND_SECONDS
 from consilia.protocols.training import TaskContexts

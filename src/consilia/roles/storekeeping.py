@@ -19,7 +19,7 @@ from consilia.protocols.exchange import DealState
 from consilia.protocols.training import from_bitmap
 from consilia.roles.diagnosis.query_log import fold_diagnosis
 from consilia.roles.exchange.deal_log import fold_exchange
-from consilia.settings import LedgerSection
+from consilia.settings.sections import LedgerSection
 from consilia.store import ArtifactStore, StoredObject
 from consilia.store.verified import object_bytes
 from consilia.values import Address, Digest

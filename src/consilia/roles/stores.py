@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consilia.errors import SettingsError, StoreUnreachableError
-from consilia.settings import StoreSection
+from consilia.settings.sections import StoreSection
 from consilia.store import ArtifactStore
 from consilia.store.bucket import Bucket, Credentials, connect
 from consilia.store.directory import DirectoryStore

@@ -16,7 +16,7 @@ from consilia.ledger.embedded.chain import Chain
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.pool import Pool
 from consilia.roles.audit.chain import CHAIN_FILE, FORK_BLOCKS, replay_all
-from consilia.settings import Network
+from consilia.settings.network import Network
 from tests.consortium import Steps
 from tests.ledger.embedded.members import KEYS, extend, genesis, payment
 

@@ -14,9 +14,11 @@ from consilia.cli.report.consulted import certificate_of
 from consilia.errors import InputError, TransactionRevertedError
 from consilia.ledger.embedded.server import RpcServer
 from consilia.ledger.registry import Kind
+from consilia.protocols.answer import codes_behind
 from consilia.protocols.assurance import Standing
-from consilia.protocols.diagnosis import HEALTHY, ImageRole, QueryImage, QueryState, codes_behind, make_query
+from consilia.protocols.diagnosis import HEALTHY, ImageRole, QueryImage, QueryState
 from consilia.protocols.findings import Finding
+from consilia.protocols.query import make_query
 from consilia.roles.audit.home import audit
 from consilia.roles.diagnosis.diagnoser import task_id_of
 from consilia.roles.progress import silent

@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from consilia.detection.inference import Detector, load_detector
-from consilia.protocols.diagnosis import (
-    ImageRole,
-    QueryImage,
-    QueryState,
-)
+from consilia.protocols.diagnosis import ImageRole, QueryImage, QueryState
 from consilia.protocols.findings import codes_of
 from consilia.protocols.task_spec import parse_toml
 from consilia.roles.diagnosis.diagnoser import DetectorDiagnoser

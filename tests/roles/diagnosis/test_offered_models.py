@@ -9,7 +9,7 @@ import pytest
 from consilia.errors import SettingsError
 from consilia.roles.diagnosis.diagnoser import offered_models
 from consilia.roles.state import State
-from consilia.settings import OfferSection
+from consilia.settings.sections import OfferSection
 from tests.consortium import spec_toml
 
 

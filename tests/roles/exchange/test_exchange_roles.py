@@ -23,7 +23,7 @@ from consilia.roles.exchange.attestation import attest, attest_update
 from consilia.roles.exchange.deals import Exchange, Terms
 from consilia.roles.exchange.fetching import await_delivery, take_in
 from consilia.roles.progress import silent
-from consilia.settings import ExchangeSection
+from consilia.settings.sections import ExchangeSection
 from consilia.values import Digest
 from tests.consortium import consortium
 from tests.roles.trading import BOND_WEI, PATIENT, PRICE_WEI, Trade

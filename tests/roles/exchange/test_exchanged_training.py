@@ -14,7 +14,7 @@ from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.roles.exchange.fetching import advance_local_model
 from consilia.roles.progress import silent
 from consilia.roles.training.local_training import DetectorTrainer, read_training_data, write_initial_model
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 from tests.consortium import Steps, read_weights, spec_toml
 from tests.roles.trading import write_images
 

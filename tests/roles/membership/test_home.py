@@ -14,7 +14,8 @@ from consilia.passwords import PASSWORD_VARIABLE
 from consilia.roles.keys import open_keys
 from consilia.roles.membership import home as homes
 from consilia.roles.membership.home import MemberKeys, Seat, make_member
-from consilia.settings import SETTINGS_FILE, ServerSettings, StoreSection, load
+from consilia.settings import SETTINGS_FILE, ServerSettings, load
+from consilia.settings.sections import StoreSection
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,8 @@ from consilia.roles.membership.home import MemberKeys
 from consilia.roles.membership.joining import change, join, make_invite
 from consilia.roles.membership.requests import Invite, JoinRequest, new_record, signed_request
 from consilia.roles.membership.voter import Voter
-from consilia.settings import Network, load_party
+from consilia.settings import load_party
+from consilia.settings.network import Network
 from consilia.values import Role
 from tests.consortium import PAST_SECONDS, Consortium, make_member
 

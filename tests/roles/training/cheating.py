@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from consilia.protocols.diagnosis import OwnAnswer, Place, QueryImage, make_query
+from consilia.protocols.answer import OwnAnswer
+from consilia.protocols.diagnosis import Place, QueryImage
 from consilia.protocols.findings import Finding
+from consilia.protocols.query import make_query
 from consilia.roles.diagnosis.answering import Diagnoser
 from tests.roles.asking import OTHER
 

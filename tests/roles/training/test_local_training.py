@@ -24,7 +24,7 @@ from consilia.roles.training.local_training import (
     recipe_of,
     write_initial_model,
 )
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 from tests.consortium import read_weights, spec_toml
 from tests.imaging.ct_files import ct
 from tests.roles.trading import write_images
@@ -122,7 +122,7 @@ from consilia.roles.training import ranks
 from consilia.roles.training.local_training import DetectorTrainer
 from consilia.roles.models.use import read_pictures
 from consilia.roles.progress import silent
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 
 folder = Path(sys.argv[1])
 data = DataSection(path=folder / "data")

@@ -45,7 +45,7 @@ from consilia.protocols.training import RoundReport
 from consilia.roles.audit.home import AuditResult, audit
 from consilia.roles.audit.view import names_of
 from consilia.roles.training.task_log import TaskLog
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 from consilia.store.directory import DirectoryStore
 from consilia.values import Address
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from consilia.ledger.deployment import Founder, contract_address, sign_founder
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.roles.membership.home import MemberKeys, free_ports, make_member
-from consilia.settings import SETTINGS_FILE, Network, StoreSection
+from consilia.settings import SETTINGS_FILE
+from consilia.settings.network import Network
+from consilia.settings.sections import StoreSection
 from consilia.values import Address, Digest, Role
 
 CHAIN_ID = 2407

@@ -24,7 +24,7 @@ from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import Rpc
 from consilia.protocols.code_book import FindingCode, described
 from consilia.protocols.task_spec import parse_toml
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 
 REWARD_WEI = 10 * 10**18
 TASK_FILE = "task.toml"

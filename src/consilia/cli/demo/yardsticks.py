@@ -29,7 +29,7 @@ from consilia.errors import ConsiliaError
 from consilia.protocols.task_spec import TaskSpec, parse_bytes
 from consilia.roles.artifacts import file_digest
 from consilia.roles.training.local_training import read_training_data, recipe_of
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 
 MIN_SHOWN_SCORE = 0.3
 """Findings below it are not drawn on the example slices; the figures count them all."""

@@ -18,8 +18,10 @@ from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider
 from consilia.ledger.embedded.transaction import decode_transaction
 from consilia.ledger.rpc import Rpc, data_bytes
 from consilia.roles.progress import Report
-from consilia.settings import HospitalSettings, KeysSection, Network
+from consilia.settings import HospitalSettings
 from consilia.settings import load as load_settings
+from consilia.settings.network import Network
+from consilia.settings.sections import KeysSection
 from consilia.values import Address, Digest
 
 CHAIN_FILE = Path("node/chain.sqlite")

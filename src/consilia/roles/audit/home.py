@@ -27,8 +27,9 @@ from consilia.roles.progress import Report
 from consilia.roles.stores import open_store
 from consilia.roles.training.rounds import read_metrics, require_registered, rule_of
 from consilia.roles.training.task_log import RoundLog, TaskLog, fold
-from consilia.settings import Network, ServerSettings
+from consilia.settings import ServerSettings
 from consilia.settings import load as load_settings
+from consilia.settings.network import Network
 from consilia.store import ArtifactStore
 from consilia.values import ArtifactContext, Digest
 

@@ -15,7 +15,7 @@ from consilia.roles.audit.node_check import check_node
 from consilia.roles.audit.view import LedgerView, find_chain, has_chain, open_view
 from consilia.roles.progress import Report
 from consilia.roles.training.task_log import fold
-from consilia.settings import NETWORK_FILE, Network
+from consilia.settings.network import NETWORK_FILE, Network
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from consilia.ledger.contracts import Deployment
 from consilia.ledger.events import Event
 from consilia.roles.audit.money import check_diagnosis, check_exchange
 from consilia.roles.progress import Report
-from consilia.settings import Network
+from consilia.settings.network import Network
 
 
 @dataclass(frozen=True)

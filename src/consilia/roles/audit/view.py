@@ -24,16 +24,8 @@ from consilia.ledger.embedded.replay import open_readonly_provider
 from consilia.ledger.history import History
 from consilia.ledger.rpc import Rpc, quantity
 from consilia.roles.audit.chain import CHAIN_FILE, account_of
-from consilia.settings import (
-    NETWORK_FILE,
-    SETTINGS_FILE,
-    HospitalSettings,
-    KeySettings,
-    Network,
-    ServerSettings,
-    load,
-    load_party,
-)
+from consilia.settings import SETTINGS_FILE, HospitalSettings, KeySettings, ServerSettings, load, load_party
+from consilia.settings.network import NETWORK_FILE, Network
 from consilia.values import Address
 
 if TYPE_CHECKING:

@@ -25,20 +25,11 @@ from consilia.errors import (
     VerificationError,
 )
 from consilia.ledger.diagnosis import ArtifactName, DiagnosisContract
+from consilia.protocols.answer import OwnAnswer, write_reports
 from consilia.protocols.consultation import Offer, OfferCard, Query, Step, next_step
-from consilia.protocols.diagnosis import (
-    ImageFormat,
-    OwnAnswer,
-    Package,
-    Place,
-    list_digest,
-    package_bytes,
-    positions_of,
-    read_package,
-    reports_digest,
-    write_reports,
-)
+from consilia.protocols.diagnosis import ImageFormat, Place, list_digest, positions_of, reports_digest
 from consilia.protocols.findings import Finding, from_words, to_words
+from consilia.protocols.query import Package, package_bytes, read_package
 from consilia.roles.artifacts import fetch_artifact, publish_artifact
 from consilia.roles.diagnosis.consultation import both_bound, claim_credit
 from consilia.roles.diagnosis.query_log import DiagnosisLog, fold_diagnosis

@@ -24,29 +24,22 @@ from consilia.errors import (
     VerificationError,
 )
 from consilia.ledger.diagnosis import ArtifactName, DiagnosisContract
+from consilia.protocols.answer import REPORT_BYTES, Diagnosis, read_reports, recover
 from consilia.protocols.consultation import Offer, Query, Step, next_step
 from consilia.protocols.diagnosis import (
-    REPORT_BYTES,
-    Diagnosis,
     ImageFormat,
     ImageRole,
-    OwnQuery,
     Place,
     QueryImage,
-    QuerySecrets,
     QueryState,
     list_digest,
-    make_query,
     positions_of,
-    read_package,
-    read_reports,
-    recover,
     report_digests,
     report_words,
     sealed_words,
-    write_package,
 )
 from consilia.protocols.findings import from_words, localised
+from consilia.protocols.query import OwnQuery, QuerySecrets, make_query, read_package, write_package
 from consilia.roles.artifacts import fetch_artifact, publish_artifact
 from consilia.roles.diagnosis.query_log import DiagnosisLog, fold_diagnosis
 from consilia.roles.party import Party

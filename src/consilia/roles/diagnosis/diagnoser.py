@@ -17,7 +17,7 @@ from consilia.roles.artifacts import file_digest
 from consilia.roles.diagnosis.answering import Diagnoser, OfferedModel, model_file
 from consilia.roles.state import State
 from consilia.roles.training.task_log import TaskLog
-from consilia.settings import OfferSection
+from consilia.settings.sections import OfferSection
 
 if TYPE_CHECKING:
     from consilia.detection.inference import Detector, Prediction

@@ -14,7 +14,8 @@ from consilia.roles.exchange.deals import Exchange
 from consilia.roles.exchange.examination import UPDATE_FILE
 from consilia.roles.progress import Report
 from consilia.roles.training.task_log import fold
-from consilia.settings import DataSection, HospitalSettings, load
+from consilia.settings import HospitalSettings, load
+from consilia.settings.sections import DataSection
 from consilia.values import ArtifactKind
 
 LOCAL_MODEL = "local.safetensors"

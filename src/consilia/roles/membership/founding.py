@@ -30,15 +30,9 @@ from consilia.roles.membership.requests import (
     signed_request,
 )
 from consilia.roles.node import NodeProcess
-from consilia.settings import (
-    SETTINGS_FILE,
-    Confirmations,
-    HospitalSettings,
-    Network,
-    StoreSection,
-    depth_of,
-    load,
-)
+from consilia.settings import SETTINGS_FILE, HospitalSettings, load
+from consilia.settings.network import Network
+from consilia.settings.sections import Confirmations, StoreSection, depth_of
 from consilia.values import Address, Role
 
 PLAN_FILE = "founding.json"

@@ -17,15 +17,8 @@ from consilia.crypto.private_files import make_private_directory
 from consilia.errors import InputError
 from consilia.passwords import PASSWORD_VARIABLE
 from consilia.roles.keys import make_missing, new_password, open_keys
-from consilia.settings import (
-    SETTINGS_FILE,
-    Confirmations,
-    KeySettings,
-    KeysSection,
-    StoreSection,
-    load,
-    without_file,
-)
+from consilia.settings import SETTINGS_FILE, KeySettings, load, without_file
+from consilia.settings.sections import Confirmations, KeysSection, StoreSection
 
 PASSWORD_FILE = Path("keys/password")
 

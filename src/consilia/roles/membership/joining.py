@@ -23,7 +23,8 @@ from consilia.roles.membership.requests import (
     signed_request,
 )
 from consilia.roles.membership.voter import Voter
-from consilia.settings import SETTINGS_FILE, HospitalSettings, StoreSection, load_party
+from consilia.settings import SETTINGS_FILE, HospitalSettings, load_party
+from consilia.settings.sections import StoreSection
 from consilia.values import Digest, Role
 
 REQUEST_FILE, CHANGE_FILE = "join-request.json", "change-request.json"

@@ -24,7 +24,7 @@ from consilia.ledger.embedded.genesis import LOOPBACK_HOSTS, Genesis
 from consilia.ledger.registry import NOBODY, Application, Kind, Proposal
 from consilia.ledger.views import Member
 from consilia.roles.membership.home import MemberKeys
-from consilia.settings import Confirmations, StoreSection
+from consilia.settings.sections import Confirmations, StoreSection
 from consilia.values import Address, Digest, Role, canonical_json, parse_json
 
 MAX_FILE_BYTES = 1 << 20

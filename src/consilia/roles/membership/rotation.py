@@ -19,7 +19,7 @@ from consilia.ledger.outbox import Outbox
 from consilia.ledger.registry import Proposal
 from consilia.roles.keys import next_file, older_folder, open_identities, open_signer, open_token
 from consilia.roles.membership.requests import propose_recipient
-from consilia.settings import KeysSection, LedgerSection
+from consilia.settings.sections import KeysSection, LedgerSection
 
 CONFIRM_SECONDS = 60.0
 """How long to wait for the block of the deciding vote to be confirmed."""

@@ -23,7 +23,8 @@ from consilia.roles.artifacts import file_digest
 from consilia.roles.models.catalogue import NamedModel, open_model
 from consilia.roles.training.local_training import own_norm_in, read_training_data, with_channels
 from consilia.roles.training.windows import window_of
-from consilia.settings import DataSection, HospitalSettings, load_party
+from consilia.settings import HospitalSettings, load_party
+from consilia.settings.sections import DataSection
 
 RASTERS = frozenset({".png", ".jpg", ".jpeg"})
 

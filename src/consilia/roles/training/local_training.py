@@ -26,7 +26,7 @@ from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import SkippedStudy
 from consilia.roles.progress import Report, silent
 from consilia.roles.training.windows import window_of
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 
 
 class DetectorTrainer:

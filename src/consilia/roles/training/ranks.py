@@ -20,7 +20,7 @@ from consilia.errors import InputError
 from consilia.protocols.task_spec import TaskSpec, parse_bytes
 from consilia.roles.progress import Report
 from consilia.roles.training.local_training import DetectorTrainer
-from consilia.settings import DataSection
+from consilia.settings.sections import DataSection
 from consilia.values import Json, canonical_json, parse_json
 
 

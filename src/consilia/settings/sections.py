@@ -1,15 +1,12 @@
-"""A party's settings: one TOML file, read once, at the edge. Unknown keys are refused; secrets have their own files."""
+"""The sections of a party's settings, each with what it takes."""
 
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError as EnvironmentValueError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from consilia.errors import SettingsError
 from consilia.passwords import (
@@ -22,15 +19,14 @@ from consilia.passwords import (
     read_password,
 )
 
-SETTINGS_FILE = "consilia.toml"
-NETWORK_FILE = "network.json"
 
+class SettingsSection(BaseModel):
+    """A part of a file of settings; a key that nobody knows is refused."""
 
-class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class NodeSection(_Section):
+class NodeSection(SettingsSection):
     """The embedded chain's node, which lives in the hospital's process group. Left out with an external ledger."""
 
     genesis: Path
@@ -68,7 +64,7 @@ def depth_of(confirmations: Confirmations) -> int:
     return confirmations if isinstance(confirmations, int) else CONFIRMATIONS[confirmations]
 
 
-class LedgerSection(_Section):
+class LedgerSection(SettingsSection):
     """Where the ledger answers, and when what it tells is true."""
 
     url: str
@@ -83,7 +79,7 @@ class LedgerSection(_Section):
         return depth_of(self.confirmations)
 
 
-class StoreSection(_Section):
+class StoreSection(SettingsSection):
     """The store of sealed artifacts that all parties reach: a folder, or a bucket on a server that speaks S3."""
 
     path: Path | None = None
@@ -126,7 +122,7 @@ def _store_key(name: str, file: Path | None, variable: str) -> str:
     raise SettingsError(f"store.{name}_file: expected a file that holds it, or {variable} in the environment")
 
 
-class TokenSection(_Section):
+class TokenSection(SettingsSection):
     """A PKCS#11 token (a hardware security module), and the labels of this party's keys in it."""
 
     module: Path
@@ -144,7 +140,7 @@ class TokenSection(_Section):
         return read_password(f"PIN of the token {self.token}", PIN_VARIABLE, self.pin_file)
 
 
-class KeysSection(_Section):
+class KeysSection(SettingsSection):
     """Where the two secret halves are: each in a file under one password, or in a token."""
 
     signer: Literal["file", "pkcs11"] = "file"
@@ -183,7 +179,7 @@ class KeysSection(_Section):
         return read_password("password of the key files", PASSWORD_VARIABLE, self.password_file)
 
 
-class DataSection(_Section):
+class DataSection(SettingsSection):
     """The hospital's own training data; `patients` names a file of patient keys, one a line, if it uses only some."""
 
     path: Path
@@ -194,7 +190,7 @@ class DataSection(_Section):
     """Where the regions of each image are kept, for the detectors that are given them; it can be deleted."""
 
 
-class PolicySection(_Section):
+class PolicySection(SettingsSection):
     """What a hospital takes part in without asking a person. An empty list admits nothing."""
 
     applications: tuple[str, ...] = ("CT",)
@@ -215,7 +211,7 @@ class PolicySection(_Section):
     minimum_reward_wei: Annotated[int, Field(ge=0)] = 0
 
 
-class ExchangeSection(_Section):
+class ExchangeSection(SettingsSection):
     """What an owner says to requests for its data; by default a person is asked."""
 
     decide: Literal["person", "policy"] = "person"
@@ -228,7 +224,7 @@ class ExchangeSection(_Section):
     maximum_bond_wei: Annotated[int, Field(ge=0)] = 10**18
 
 
-class OfferSection(_Section):
+class OfferSection(SettingsSection):
     """A model that a server answers for: of a task that it has run, or a file of weights with its TaskSpec."""
 
     task: Annotated[int, Field(ge=1)] | None = None
@@ -251,7 +247,7 @@ class OfferSection(_Section):
         return self
 
 
-class DiagnosisSection(_Section):
+class DiagnosisSection(SettingsSection):
     """The second opinions that a server gives."""
 
     answer_seconds: Annotated[float, Field(ge=0, le=3600)] = 30
@@ -259,202 +255,16 @@ class DiagnosisSection(_Section):
     offers: tuple[OfferSection, ...] = ()
 
 
-class Network(_Section):
-    """Where the pieces of a consortium lie that runs in one home, as the demo makes it; the audit starts from here."""
-
-    genesis: Path | None = None
-    """Of the embedded chain; left out where the contracts are on a network of another engine."""
-    url: str | None = None
-    """A node of that other network; what it tells is believed, its chain is not replayed."""
-    confirmations: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How deep a block of that network must lie to be audited."""
-    deployment: Path
-    store: StoreSection
-    server: Path | None = None
-    """Left out in the home of one member: it cannot open all updates, so its audit derives no models."""
-    hospitals: tuple[Path, ...]
-
-    @field_validator("store", mode="before")
-    @classmethod
-    def _folder(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str | Path) else value
-
-    @model_validator(mode="after")
-    def _has_one_ledger(self) -> Network:
-        if (self.genesis is None) == (self.url is None):
-            raise ValueError(
-                "expected genesis, of the embedded chain, or url, of another network: one of the two"
-            )
-        return self
-
-    @classmethod
-    def load(cls, home: Path) -> Network:
-        """Read `network.json` of a home.
-
-        Raises:
-            SettingsError: no such file, or not such a network.
-        """
-        try:
-            network = cls.model_validate_json((home / NETWORK_FILE).read_text())
-        except OSError as error:
-            raise SettingsError(f"expected {NETWORK_FILE} in the home; {error.strerror}") from error
-        except ValidationError as error:
-            raise SettingsError(f"{NETWORK_FILE}: {error}") from error
-        resolved = _resolved(network, home.resolve())
-        return resolved.model_copy(
-            update={"hospitals": tuple(home.resolve() / path for path in network.hospitals)}
-        )
-
-    def save(self, home: Path) -> None:
-        """Write `network.json` into a home."""
-        text = self.model_dump_json(indent=1, exclude_unset=True)
-        (home / NETWORK_FILE).write_text(text + "\n")
-
-
-class _FileSettings(BaseSettings):
-    """Values come from the file; an environment variable such as CONSILIA_LEDGER__URL outranks it."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix="CONSILIA_",
-        env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
-
-
-class HospitalSettings(_FileSettings):
-    """All that a hospital's process needs to know."""
-
-    name: str
-    ledger: LedgerSection
-    store: StoreSection
-    keys: KeysSection
-    data: DataSection
-    policy: PolicySection = PolicySection()
-    exchange: ExchangeSection = ExchangeSection()
-    node: NodeSection | None = None
-
-
-class ServerSettings(_FileSettings):
-    """All that a server's process needs to know."""
-
-    name: str
-    ledger: LedgerSection
-    store: StoreSection
-    keys: KeysSection
-    diagnosis: DiagnosisSection = DiagnosisSection()
-
-
-class KeySettings(_FileSettings):
-    """What `consilia keys` reads of any party's settings: whose keys, where they are, and the ledger if it is known."""
-
-    model_config = SettingsConfigDict(extra="ignore")
-
-    name: str = "keys"
-    ledger: LedgerSection | None = None
-    keys: KeysSection = KeysSection()
-
-
-Settings = TypeVar("Settings", HospitalSettings, ServerSettings, KeySettings)
-
-
-def load(kind: type[Settings], home: Path) -> Settings:
-    """Read `consilia.toml` in a home; its relative paths start at that home.
-
-    Raises:
-        SettingsError: no such file, no TOML, an unknown or missing key, a bad value; each with the key's path.
-    """
-    return _parse(kind, _read_toml(home / SETTINGS_FILE), home)
-
-
-def load_party(home: Path) -> HospitalSettings | ServerSettings:
-    """Read `consilia.toml` of a hospital or a server; a hospital's has a section `data`.
-
-    Raises:
-        SettingsError: see `load`.
-    """
-    raw = _read_toml(home / SETTINGS_FILE)
-    return _parse(HospitalSettings, raw, home) if "data" in raw else _parse(ServerSettings, raw, home)
-
-
-def store_at(place: Path) -> StoreSection:
-    """The store that an option names: a folder, or a TOML file with a section `store`, for a bucket.
-
-    Raises:
-        SettingsError: see `load`.
-    """
-    return load_store(place) if place.suffix == ".toml" else StoreSection(path=place.resolve())
-
-
-def load_store(path: Path) -> StoreSection:
-    """Read a TOML file with a section `store` and nothing else; its relative paths start where it lies.
-
-    Raises:
-        SettingsError: see `load`.
-    """
-    raw = _read_toml(path)
-    if set(raw) != {"store"}:
-        raise SettingsError(f"{path.name}: expected the section [store] alone, got {', '.join(sorted(raw))}")
-    try:
-        section = StoreSection.model_validate(raw["store"])
-    except ValidationError as error:
-        raise SettingsError(_explain_all(error)) from error
-    return _resolved(section, path.parent.resolve())
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(f"expected settings in {path.name} of the home; {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path.name}: expected TOML; {error}") from error
-
-
-def _parse(kind: type[Settings], raw: dict[str, Any], home: Path) -> Settings:
-    try:
-        settings = kind(**raw)
-    except EnvironmentValueError as error:  # a variable for a section or a list must hold JSON
-        raise SettingsError(f"environment variables: {error}; write it as JSON") from error
-    except ValidationError as error:
-        raise SettingsError(_explain_all(error)) from error
-    return _resolved(settings, home.resolve())
-
-
-def without_file(home: Path) -> KeySettings:
-    """The settings of a home that has no file yet: keys in its folder `keys`, a password from environment or prompt."""
-    return _resolved(KeySettings(), home.resolve())
-
-
-def _explain_all(error: ValidationError) -> str:
-    return "\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())
-
-
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    return f"{SETTINGS_FILE}: {'.'.join(str(part) for part in location)}: {message}"
-
-
 Section = TypeVar("Section", bound=BaseModel)
 
 
-def _resolved(section: Section, home: Path) -> Section:
+def resolved(section: Section, home: Path) -> Section:
+    """The section with its relative paths starting at a home."""
     changes: dict[str, object] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, Path):
             changes[name] = home / value
         elif isinstance(value, BaseModel):
-            changes[name] = _resolved(value, home)
+            changes[name] = resolved(value, home)
     return section.model_copy(update=changes)
