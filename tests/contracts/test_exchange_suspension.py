@@ -88,6 +88,45 @@ def test_an_emergency_does_not_cost_a_seller_its_bond(dealing: Dealing) -> None:
     assert dealing.credits() == (PRICE_WEI, BOND_WEI)
 
 
+def test_a_seller_that_leaves_while_it_owes_its_t_has_fallen_silent(dealing: Dealing) -> None:
+    """Leaving needs nobody's vote: it must not be a way out of a deal that the buyer has confirmed."""
+    deal_id = dealing.deal_in(DealState.CONFIRMED)
+    dealing.contracts.registry.leave(sender=dealing.seller)
+    with boa.reverts(NOT_ACTIVE):
+        dealing.reveal(deal_id)
+    with boa.reverts("exchange: still in time"):
+        dealing.exchange.refund(deal_id, sender=dealing.buyer)
+    dealing.let_pass(REVEAL_SECONDS)
+    dealing.exchange.refund(deal_id, sender=dealing.buyer)
+    assert dealing.event()["reason"] == "no reveal"
+    assert dealing.credits() == (PRICE_WEI + BOND_WEI, 0)
+
+
+@pytest.mark.parametrize("state", [DealState.OPEN, DealState.OFFERED])
+@pytest.mark.parametrize("leaver", PARTIES)
+def test_who_leaves_before_it_owes_anything_loses_nothing(
+    dealing: Dealing, leaver: str, state: DealState
+) -> None:
+    deal_id = dealing.deal_in(state)
+    dealing.contracts.registry.leave(sender=getattr(dealing, leaver))
+    dealing.exchange.refund(deal_id)
+    assert dealing.credits() == (PRICE_WEI, 0 if state is DealState.OPEN else BOND_WEI)
+
+
+@pytest.mark.parametrize("out", ["suspended seller", "suspended buyer", "buyer that leaves"])
+def test_a_seller_that_could_not_have_revealed_keeps_its_bond(dealing: Dealing, out: str) -> None:
+    """It was put out before it left, or there was no buyer any more to reveal to."""
+    deal_id = dealing.deal_in(DealState.CONFIRMED)
+    if out == "buyer that leaves":
+        dealing.contracts.registry.leave(sender=dealing.buyer)
+    else:
+        dealing.decide(Kind.SUSPENSION, getattr(dealing, out.split()[1]))
+        dealing.contracts.registry.leave(sender=dealing.seller)
+    dealing.exchange.refund(deal_id)
+    assert dealing.event()["reason"] == "party not active"
+    assert dealing.credits() == (PRICE_WEI, BOND_WEI)
+
+
 def test_a_suspended_buyer_can_still_complain_of_what_it_paid_for(dealing: Dealing) -> None:
     """A seller and a friend could else suspend a buyer for the days in which it has to complain, and be paid."""
     deal_id = dealing.deal_in(DealState.REVEALED)

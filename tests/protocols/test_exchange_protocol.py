@@ -179,7 +179,7 @@ STEPS = {
 @pytest.mark.parametrize("state", DealState)
 def test_a_deal_of_a_suspended_party_ends_unless_t_is_out(state: DealState, account: str) -> None:
     deal = Deal(DEAL, REQUEST, BUYER, b"", state, 5000)
-    step = next_step(deal, account, 0, both_active=False)
+    step = next_step(deal, account, 0, both_bound=False)
     assert step is (Step.REFUND if state < DealState.REVEALED else next_step(deal, account, 0))
 
 

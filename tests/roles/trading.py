@@ -41,11 +41,11 @@ def write_images(folder: Path, count: int = 4, seed: int = 7) -> Path:
 
 
 class Trade:
-    """A seller (hospital 1), a buyer (hospital 2) and the server as arbiter."""
+    """A seller (the first hospital unless told otherwise), a buyer (the second) and the server as arbiter."""
 
-    def __init__(self, town: Consortium) -> None:
+    def __init__(self, town: Consortium, seller: int = 0) -> None:
         self.town = town
-        self.seller, self.buyer = (self.exchange(index) for index in range(2))
+        self.seller, self.buyer = self.exchange(seller), self.exchange(1)
         self.arbiter = Arbiter(town.server)
         self.terms = Terms(PRICE_WEI, BOND_WEI, town.server_address)
 

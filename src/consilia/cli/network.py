@@ -106,7 +106,10 @@ def leave(
     from consilia.roles.membership.voter import Voter
 
     if not yes:
-        raise InputError("leaving takes effect at once, and money not yet claimed is lost: say --yes")
+        raise InputError(
+            "leaving takes effect at once: money not yet claimed is lost, and a bond goes to whoever still waits for "
+            "a step of yours in a deal or a second opinion; say --yes"
+        )
     voter = Voter(home.resolve())
     voter.leave()
     Output("network", output)("left", account=voter.address)

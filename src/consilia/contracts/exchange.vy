@@ -421,11 +421,12 @@ def settle(deal_id: bytes32):
 def refund(deal_id: bytes32):
     """
     @notice Anybody ends a deal that went no further in time. Who confirmed and saw no t gets the seller's bond too.
-            A deal of a party that is not an active hospital ends at any time, and each side has its own back.
+            A deal of a party that is not an active hospital ends at any time, and each side has its own back; but
+            for a seller that leaves while it owes its t, that is silence.
     """
     deal: Deal = self.deals[deal_id]
     assert deal.state >= OPEN and deal.state <= CONFIRMED, "exchange: nothing to refund"
-    if not self._both_active(deal):
+    if not self._both_bound(deal):
         bond_wei: uint256 = deal.bond_wei if deal.state > OPEN else 0
         self._close(deal_id, REFUNDED, deal.price_wei, bond_wei, "party not active")
         return
@@ -505,6 +506,16 @@ def _check_arbiter(arbiter: address, buyer: address, seller: address):
 def _both_active(deal: Deal) -> bool:
     buyer: bool = staticcall REGISTRY.is_active(deal.buyer, registry.HOSPITAL)
     return buyer and staticcall REGISTRY.is_active(deal.seller, registry.HOSPITAL)
+
+
+@internal
+@view
+def _both_bound(deal: Deal) -> bool:
+    # Each may act, or the seller could if it had not left of its own accord while its buyer waits for t.
+    if self._both_active(deal):
+        return True
+    owes_t: bool = deal.state == CONFIRMED and staticcall REGISTRY.has_left(deal.seller)
+    return owes_t and staticcall REGISTRY.is_active(deal.buyer, registry.HOSPITAL)
 
 
 @internal

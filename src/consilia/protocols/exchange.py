@@ -292,15 +292,16 @@ class Step(Enum):
     REFUND = "refund"
 
 
-def next_step(deal: Deal, account: Address, now: float, both_active: bool = True) -> Step:
+def next_step(deal: Deal, account: Address, now: float, both_bound: bool = True) -> Step:
     """What is up to an account in a deal, by the ledger alone; whether it has done it already, `roles` knows.
 
     Args:
         now: Unix seconds.
-        both_active: whether buyer and seller are hospitals in good standing. Until t is out a deal ends without that.
+        both_bound: whether buyer and seller are hospitals in good standing, or the seller left while it owes its t.
+            Until t is out a deal ends without that.
     """
     late = now >= deal.deadline
-    if deal.state in (DealState.OPEN, DealState.OFFERED, DealState.CONFIRMED) and (late or not both_active):
+    if deal.state in (DealState.OPEN, DealState.OFFERED, DealState.CONFIRMED) and (late or not both_bound):
         return Step.REFUND
     if deal.state is DealState.DISPUTED and late:
         return Step.SETTLE

@@ -25,7 +25,7 @@ from consilia.roles.exchange.fetching import await_delivery, take_in
 from consilia.roles.progress import silent
 from consilia.settings.sections import ExchangeSection
 from consilia.values import Digest
-from tests.consortium import consortium
+from tests.consortium import Consortium, consortium
 from tests.roles.trading import BOND_WEI, PATIENT, PRICE_WEI, Trade
 
 
@@ -271,6 +271,23 @@ def test_a_suspended_hospital_gets_nothing_and_loses_nothing(trade: Trade, state
     trade.buyer.advance()
     assert trade.seller.contract.open_wei() == 0
     assert not trade.said(1, "claim refused") and not trade.said(1, "exchange step refused")
+
+
+def test_a_seller_that_leaves_is_a_seller_that_is_silent(three: Consortium) -> None:
+    """Its buyer has confirmed and waits for t: when the day is over, it fetches the price and the bond."""
+    trade = Trade(three, seller=2)
+    deal_id = trade.deal_in(DealState.CONFIRMED)
+    trade.seller.party.ledger.registry.leave("leave")
+    trade.seller.advance()
+    trade.buyer.advance()
+    assert trade.deal(deal_id).state is DealState.CONFIRMED and not trade.deal(deal_id).t
+    trade.let_pass(1)
+    trade.buyer.advance()
+    deal = trade.deal(deal_id)
+    assert deal.reason == "no reveal" and (deal.buyer_wei, deal.seller_wei) == (PRICE_WEI + BOND_WEI, 0)
+    trade.buyer.advance()
+    assert trade.buyer.contract.open_wei() == 0
+    assert not trade.said(2, "exchange step refused") and not trade.said(1, "exchange step refused")
 
 
 def test_a_seller_who_is_late_keeps_its_t(trade: Trade) -> None:

@@ -84,14 +84,20 @@ class Exchange:
         return log
 
     def _attempt(self, deal: Deal, log: ExchangeLog) -> None:
-        both_active = self._is_active(deal.buyer) and self._is_active(deal.seller)
-        step = next_step(deal, self.party.address, time.time(), both_active)
+        step = next_step(deal, self.party.address, time.time(), self._both_bound(deal))
         try:
             self._take(step, deal, log)
         except TransactionRevertedError as error:
             self._say(deal, "exchange step refused", reason=error.reason)
         except (StoreError, VerificationError) as error:
             self._say(deal, "exchange step failed", reason=str(error))
+
+    def _both_bound(self, deal: Deal) -> bool:
+        """Whether each side may act; a seller that has left while its buyer waits for t owes it all the same."""
+        if not self._is_active(deal.buyer):
+            return False
+        owes_t = deal.state is DealState.CONFIRMED and self.party.ledger.registry.has_left(deal.seller)
+        return owes_t or self._is_active(deal.seller)
 
     def _is_active(self, account: Address) -> bool:
         return self.party.ledger.member(account).in_good_standing(int(time.time()))
@@ -103,7 +109,7 @@ class Exchange:
                 self._consider(deal, log)
             case Step.CHECK_OFFER:
                 self._check_offer(deal, log)
-            case Step.REVEAL:
+            case Step.REVEAL if self._is_active(deal.seller):
                 # the confirmation lies as deep as the settings ask, or this log would not tell of it
                 t = derive_t(self._secret(), deal.deal_id)
                 self.contract.reveal(key, deal.deal_id, t)
