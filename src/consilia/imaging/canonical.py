@@ -29,8 +29,8 @@ class CanonicalImage:
 
     pixels: NDArray[np.uint8]
     """(image_size, image_size), grey."""
-    scale: float
-    """Canonical by original size."""
+    scale_xy: tuple[float, float]
+    """Canonical by original size, across and down: a side is a whole number of pixels, so each has its own ratio."""
     source: Digest
     """Of the pixels in the file, before any window and size."""
     marks: tuple[Digest, ...]
@@ -60,8 +60,8 @@ def read_canonical(image: LabelledImage, image_size: int) -> CanonicalImage:
     told = f"consilia/source/v1/{stored.dtype.str}/{'x'.join(map(str, stored.shape))}/"
     source = Digest.of(told.encode() + stored.tobytes())
     instance_mark = (Digest.of(f"consilia/instance/v1/{instance}".encode()),) if instance else ()
-    pixels, scale = _canonical(seen, image_size)
-    return CanonicalImage(pixels, scale, source, (source, *instance_mark))
+    pixels, scale_xy = _canonical(seen, image_size)
+    return CanonicalImage(pixels, scale_xy, source, (source, *instance_mark))
 
 
 def shows_text(image: LabelledImage) -> bool:
@@ -87,8 +87,8 @@ def fit(pixels: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
-def canonical_pixels(image: LabelledImage, image_size: int) -> tuple[NDArray[np.uint8], float]:
-    """The image in grey as uint8 (image_size, image_size), after its HU window, and resized by original size.
+def canonical_pixels(image: LabelledImage, image_size: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """The image in grey as uint8 (image_size, image_size), after its HU window, and `scale_xy`.
 
     What is not square is filled with black at the right or the foot: all images of a query have one size.
 
@@ -98,14 +98,15 @@ def canonical_pixels(image: LabelledImage, image_size: int) -> tuple[NDArray[np.
     return _canonical(image.pixels(), image_size)
 
 
-def _canonical(pixels: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], float]:
+def _canonical(pixels: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UnusableImageError(f"expected uint8 pixels, got {pixels.dtype} of shape {pixels.shape}")
     pixels = _grey(pixels)
     fitted = fit(pixels, image_size)
     square = np.zeros((image_size, image_size), np.uint8)
-    square[: fitted.shape[0], : fitted.shape[1]] = fitted
-    return square, image_size / max(pixels.shape[:2])
+    height, width = fitted.shape
+    square[:height, :width] = fitted
+    return square, (width / pixels.shape[1], height / pixels.shape[0])
 
 
 def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from dataclasses import replace
 
@@ -13,17 +12,16 @@ from pydicom import dcmread
 
 from consilia.cli.report.consulted import certificate_of, consultation_report
 from consilia.errors import ArchiveError, HomeError, InputError, PolicyError
-from consilia.imaging.canonical import shows_text
+from consilia.imaging.canonical import read_canonical, shows_text
 from consilia.imaging.cases import LabelledImage
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.assurance import HIGH, STANDARD, Standing
 from consilia.protocols.code_book import CodeBook, FindingCode
 from consilia.protocols.diagnosis import ImageRole, QueryImage
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.diagnosis.asking import Prepared, ask, prepare_query, read_study
+from consilia.roles.diagnosis.asking import Prepared, ask, prepare_query, read_study, truth_of
 from consilia.roles.state import State
 from consilia.roles.training.windows import window_of
-from consilia.values import Digest
 from tests.cli.test_consult_command import write_slices
 from tests.consortium import spec_toml
 from tests.roles.asking import LESION, MODEL, Clinic, Seer, wrong_half
@@ -222,20 +220,14 @@ def test_an_image_that_another_model_sees_otherwise_is_the_same_image(
             prepare_query([before, fresh], archive, later, STANDARD, state)
 
 
-def test_a_home_that_knew_canonical_pixels_alone_goes_on(case, archive, state, tmp_path):
-    """The query that it began stays that query, and what it spent stays spent."""
-    first = prepare_query([[case]], archive, SPEC, STANDARD, state)
-    state.close()
-    with sqlite3.connect(tmp_path / "state.sqlite") as file:
-        file.execute("DROP TABLE consulted_marks")
-        before = str(Digest.of(first.images[0].pixels))
-        renamed = (f"consult/drawn/{before}", f"consult/drawn/{first.name}")
-        file.execute("UPDATE facts SET name = ? WHERE name = ?", renamed)
-    state = State(tmp_path / "state.sqlite")
-    again = prepare_query([[case]], archive, SPEC, STANDARD, state)
-    assert (again.name, again.images) == (before, first.images)
-    with pytest.raises(ArchiveError, match="31 used before"):
-        prepare_query([[picture(tmp_path, "other", 998)]], archive, SPEC, STANDARD, state)
+def test_the_truth_of_a_picture_that_is_not_square_ends_where_its_pixels_end(tmp_path):
+    path = tmp_path / "wide.png"
+    Image.fromarray(np.full((61, 96), 90, np.uint8)).save(path)
+    whole = np.array([[0, 0, 96, 61]], np.float32)
+    image = LabelledImage("wide", "p", "s", 96, 61, whole, np.array([1]), None, path)
+    seen = read_canonical(image, 48)
+    (found,) = truth_of(image, seen.scale_xy, SPEC, 48)
+    assert found.box_xyxy == (0, 0, 48, 30) and seen.pixels[:30].all() and not seen.pixels[30:].any()
 
 
 def with_name(image):

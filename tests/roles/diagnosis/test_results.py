@@ -43,7 +43,7 @@ def answered(town, slice_file, seer=None):
     query_id = clinic.ask()
     opinion = clinic.run(query_id)
     state = clinic.hospital.party.state
-    sources = [("the patient", str(slice_file), 0.5)]
+    sources = [("the patient", str(slice_file), (0.5, 0.5))]
     state.remember(f"consult/sources/{query_id}", json.dumps(sources))
     return opinion, state
 

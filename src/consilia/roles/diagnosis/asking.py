@@ -41,8 +41,8 @@ class Prepared:
     images: tuple[QueryImage, ...]
     hiding: tuple[Separability, ...]
     """The membership check, for each real case."""
-    sources: tuple[tuple[str, str, float], ...]
-    """Of each real case its name, its file, and canonical by original size."""
+    sources: tuple[tuple[str, str, tuple[float, float]], ...]
+    """Of each real case its name, its file, and canonical by original size, across and down."""
     asked_before: tuple[str, ...]
     """The real cases whose patient was in an earlier query: two queries that have a patient in common show it."""
     name: str
@@ -162,7 +162,7 @@ def prepare_query(
     if not text_is_harmless:
         _check_text(real, names)
     own = [[read_canonical(image, size) for image in slices[:5]] for slices in cases]
-    name = _name_of([seen[0] for seen in own], state)
+    name = _name_of([seen[0] for seen in own])
     kept = state.fact(f"consult/drawn/{name}")
     if kept is None and missing_wei > 0:
         raise InputError(f"the account lacks {missing_wei} wei for the fee and the gas; nothing was spent")
@@ -193,7 +193,7 @@ def prepare_query(
     ]
     images += [_query_image(role, by_id[key], seen[key], spec) for role, key in roles]
     sources = tuple(
-        (case, str(image.path.resolve()), found[0].scale)
+        (case, str(image.path.resolve()), found[0].scale_xy)
         for case, image, found in zip(names, real, own, strict=True)
     )
     again = tuple(case for case, image in zip(names, real, strict=True) if image.patient in earlier)
@@ -201,18 +201,12 @@ def prepare_query(
 
 
 def _query_image(role: ImageRole, image: LabelledImage, seen: CanonicalImage, spec: TaskSpec) -> QueryImage:
-    truth = truth_of(image, seen.scale, spec, spec.model.image_size) if role is ImageRole.AUDIT else None
+    truth = truth_of(image, seen.scale_xy, spec, spec.model.image_size) if role is ImageRole.AUDIT else None
     return QueryImage(image.image_id, role, seen.pixels.tobytes(), truth)
 
 
-def _name_of(real: Sequence[CanonicalImage], state: State) -> str:
-    """The same for the same cases, whatever size and window a model asks for.
-
-    Homes of before named them by canonical pixels; what was begun there goes on.
-    """
-    before = str(Digest.of(b"".join(sorted(seen.pixels.tobytes() for seen in real))))
-    if state.fact(f"consult/drawn/{before}") is not None:
-        return before
+def _name_of(real: Sequence[CanonicalImage]) -> str:
+    """The same for the same cases, whatever size and window a model asks for."""
     return str(Digest.of(b"consilia/cases/v1" + b"".join(sorted(bytes(seen.source) for seen in real))))
 
 
@@ -296,12 +290,14 @@ def _check(
     return found
 
 
-def truth_of(image: LabelledImage, scale: float, spec: TaskSpec, size: int) -> tuple[Finding, ...]:
+def truth_of(
+    image: LabelledImage, scale_xy: tuple[float, float], spec: TaskSpec, size: int
+) -> tuple[Finding, ...]:
     """The known findings of an archive image, in whole pixels of its canonical image, boxes outwards."""
     book = spec.code_book
     found = []
     for box, label in zip(image.boxes_xyxy, image.labels, strict=True):
-        x1, y1, x2, y2 = (float(edge) * scale for edge in box)
+        x1, y1, x2, y2 = (float(edge) * scale for edge, scale in zip(box, scale_xy * 2, strict=True))
         edges = (math.floor(x1), math.floor(y1), min(math.ceil(x2), size), min(math.ceil(y2), size))
         found.append(Finding(book.code_of(spec.data.categories[int(label) - 1]), edges))
     return tuple(found)

@@ -35,7 +35,7 @@ def results_of(opinion: Opinion, spec: TaskSpec, state: State) -> list[Any]:
     if query.state is not QueryState.RELEASED or not opinion.diagnoses:
         raise InputError("expected an answer to send to the PACS, there is none: ERROR is for people to read")
     kept = json.loads(state.fact(f"consult/sources/{query.query_id}") or "[]")
-    sources = {name: (Path(path), scale) for name, path, scale in kept}
+    sources = {name: (Path(path), (across, down)) for name, path, (across, down) in kept}
     reporter = Reporter(
         spec.model.detector,
         str(query.offer.model_digest),
@@ -43,11 +43,11 @@ def results_of(opinion: Opinion, spec: TaskSpec, state: State) -> list[Any]:
     )
     made: list[Any] = []
     for image, diagnosis in opinion.diagnoses:
-        path, scale = sources.get(image.name, (Path(image.name), 1.0))
+        path, scale_xy = sources.get(image.name, (Path(image.name), (1.0, 1.0)))
         if not path.is_file():
             raise InputError(f"expected {image.name} where it was when it was asked: put it back")
         if is_dicom(path):
-            found = [_reported(item, scale, spec.code_book) for item in diagnosis.findings]
+            found = [_reported(item, scale_xy, spec.code_book) for item in diagnosis.findings]
             made.append(structured_report(path, found, reporter))
             made.append(annotated_capture(path, found, reporter, window_of(spec)))
     if not made:
@@ -55,10 +55,10 @@ def results_of(opinion: Opinion, spec: TaskSpec, state: State) -> list[Any]:
     return made
 
 
-def _reported(item: Finding, scale: float, book: CodeBook) -> ReportedFinding:
+def _reported(item: Finding, scale_xy: tuple[float, float], book: CodeBook) -> ReportedFinding:
     named = book.finding(item.code)
     name = CodedName(str(item.code), OWN_SCHEME, named.name()[:64])
     if named.coding is not None:
         name = CodedName(named.coding.value, named.coding.scheme, named.coding.meaning)
-    x1, y1, x2, y2 = (edge / scale for edge in item.box_xyxy)
+    x1, y1, x2, y2 = (edge / scale for edge, scale in zip(item.box_xyxy, scale_xy * 2, strict=True))
     return ReportedFinding((x1, y1, x2, y2), name, item.score)
