@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import boa
 import pytest
@@ -12,24 +10,19 @@ from eth.exceptions import Revert
 
 from consilia.crypto.blinding import point_of
 from consilia.crypto.envelope import SECP256K1_ORDER
-from consilia.crypto.typed_data import address_of_point, sign_with_secret
-from consilia.protocols.exchange import DealState, Verdict, attestation_digest, exchange_domain
-from consilia.values import ArtifactKind, Digest
+from consilia.crypto.typed_data import address_of_point
+from consilia.protocols.exchange import DealState, exchange_domain
+from consilia.values import Digest
 from tests.contracts.conftest import VALID_TO, Contracts
 from tests.contracts.dealing import (
     BOND_WEI,
-    BUYER_KEY,
-    CARD,
     CONFIRM_SECONDS,
     DAY,
     DISPUTE_SECONDS,
-    KEY_HASH,
     MESSAGE,
     PRICE_WEI,
     REVEAL_SECONDS,
-    ROOT,
     RULING_SECONDS,
-    SERVER_KEY,
     SIGMA,
     THIRD_KEY,
     Dealing,
@@ -46,222 +39,6 @@ ALL_STATES = list(DealState)
 def dealing(contracts: Contracts) -> Dealing:
     """Fresh contracts with a seller, a buyer and an arbiter."""
     return Dealing(contracts)
-
-
-# Step 0
-
-
-def test_an_owner_registers_an_artifact_once(dealing: Dealing) -> None:
-    dealing.register()
-    assert dealing.event() == {
-        "event": "ArtifactRegistered",
-        "owner": dealing.seller,
-        "root": ROOT,
-        "kind": ArtifactKind.DATASET,
-        "key_hash": KEY_HASH,
-        "size": 4096,
-        "recipient_key": b"\x05" * 32,
-        "task_id": 0,
-        "round_index": 0,
-        "price_wei": PRICE_WEI,
-        "card": CARD,
-    }
-    assert tuple(dealing.exchange.artifact(dealing.seller, ROOT)) == (KEY_HASH, False)
-    with boa.reverts("exchange: already registered"):
-        dealing.register(key_hash=OTHER)
-    dealing.register(sender=dealing.buyer)  # the same root of another owner is another artifact
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"kind": ArtifactKind.MODEL}, "exchange: unknown kind"),
-        ({"task_id": 1}, "exchange: kind and task differ"),
-        ({"kind": ArtifactKind.UPDATE}, "exchange: kind and task differ"),
-        ({"kind": ArtifactKind.UPDATE, "task_id": 1}, "exchange: kind and recipient differ"),
-        ({"recipient_key": bytes(32)}, "exchange: kind and recipient differ"),
-        ({"root": bytes(32)}, "exchange: empty root or key hash"),
-        ({"key_hash": bytes(32)}, "exchange: empty root or key hash"),
-    ],
-)
-def test_what_cannot_be_registered(dealing: Dealing, changes: dict[str, Any], reason: str) -> None:
-    with boa.reverts(reason):
-        dealing.register(**changes)
-
-
-def test_only_hospitals_register(dealing: Dealing) -> None:
-    for sender in (dealing.contracts.server, dealing.contracts.auditor, dealing.contracts.stranger):
-        with boa.reverts("exchange: not an active hospital"):
-            dealing.register(sender=sender)
-    dealing.register()
-
-
-def test_an_update_is_registered_only_by_who_handed_one_in(dealing: Dealing) -> None:
-    task_id = dealing.contracts.training_task()
-    update = {"kind": ArtifactKind.UPDATE, "recipient_key": bytes(32), "task_id": task_id}
-    with boa.reverts("exchange: no update in this task"):
-        dealing.register(**update)
-    dealing.contracts.register(task_id, 0, dealing.seller)
-    dealing.register(**update)
-    with boa.reverts("exchange: no update in this task"):
-        dealing.register(sender=dealing.buyer, **update)
-
-
-def test_an_owner_withdraws_its_artifact_once(dealing: Dealing) -> None:
-    with boa.reverts("exchange: not your artifact"):
-        dealing.exchange.withdraw(ROOT, sender=dealing.seller)
-    dealing.register()
-    deal_id = dealing.request()
-    with boa.reverts("exchange: not your artifact"):
-        dealing.exchange.withdraw(ROOT, sender=dealing.buyer)
-    dealing.exchange.withdraw(ROOT, sender=dealing.seller)
-    assert dealing.event() == {"event": "ArtifactWithdrawn", "owner": dealing.seller, "root": ROOT}
-    with boa.reverts("exchange: already withdrawn"):
-        dealing.exchange.withdraw(ROOT, sender=dealing.seller)
-    with boa.reverts("exchange: artifact withdrawn"):
-        dealing.request()
-    with boa.reverts("exchange: already registered"):
-        dealing.register()
-    dealing.offer(deal_id)  # what was open goes on
-
-
-# Step 1
-
-
-def test_a_request_puts_the_price_into_escrow(dealing: Dealing) -> None:
-    dealing.register()
-    wanted = dealing.wish()
-    deal_id = dealing.request(wanted)
-    said = dealing.event()
-    assert deal_id == wanted.deal_id(dealing.domain) == said["deal_id"]
-    assert said["event"] == "Requested" and said["buyer"] == dealing.buyer
-    assert tuple(said[name] for name in wanted.__dataclass_fields__) == wanted.values()
-    assert dealing.exchange.nonces(dealing.buyer) == 1
-    record = dealing.exchange.deal(deal_id)
-    assert record.state == DealState.OPEN and record.deadline == wanted.deadline
-    assert (record.buyer, record.seller, record.arbiter) == (dealing.buyer, dealing.seller, dealing.arbiter)
-    assert dealing.balance() == dealing.exchange.open_wei() == PRICE_WEI
-
-
-def test_a_request_is_good_once(dealing: Dealing) -> None:
-    dealing.register()
-    wanted = dealing.wish()
-    dealing.request(wanted)
-    with boa.reverts("exchange: nonce already used"):
-        dealing.request(wanted)
-    with boa.reverts("exchange: nonce already used"):
-        dealing.request(dealing.wish(nonce=2))
-    dealing.request()
-
-
-def test_a_request_is_good_on_one_chain_and_contract(dealing: Dealing) -> None:
-    dealing.register()
-    chain_id = boa.env.evm.patch.chain_id
-    for elsewhere in (
-        exchange_domain(chain_id + 1, dealing.exchange.address),
-        exchange_domain(chain_id, dealing.contracts.training.address),
-        replace(dealing.domain, name="Consilia registry"),
-    ):
-        with boa.reverts("exchange: not the buyer's signature"):
-            dealing.request(domain=elsewhere)
-    dealing.request()
-
-
-def test_every_field_of_a_request_is_signed(dealing: Dealing) -> None:
-    dealing.register()
-    honest = dealing.wish()
-    signature = sign_with_secret(honest.deal_id(dealing.domain), bytes(BUYER_KEY.key))
-    for changes in (
-        {"owner": dealing.third},
-        {"root": OTHER},
-        {"key_hash": OTHER},
-        {"task_id": 1},
-        {"round_index": 1},
-        {"arbiter": dealing.contracts.server},
-        {"price_wei": PRICE_WEI - 1},
-        {"bond_wei": 0},
-        {"recipient_key": b"\x08" * 32},
-        {"deadline": honest.deadline + 1},
-    ):
-        with boa.reverts("exchange: not the buyer's signature"):
-            dealing.request(replace(honest, **changes), signature=signature)
-    dealing.request(honest, signature=signature)
-
-
-def test_signatures_that_must_not_pass(dealing: Dealing) -> None:
-    dealing.register()
-    wanted = dealing.wish()
-    good = sign_with_secret(wanted.deal_id(dealing.domain), bytes(BUYER_KEY.key))
-    bad = [high_s(good), good[:64], good[:64] + b"\x1d", bytes(64) + b"\x1b", good[:63] + b"\x00" + good[64:]]
-    for signature in bad:
-        with boa.reverts("exchange: not the buyer's signature"):
-            dealing.request(wanted, signature=signature)
-    with boa.reverts("exchange: not the buyer's signature"):
-        dealing.request(wanted, key=THIRD_KEY)
-    with boa.reverts("exchange: not the buyer's signature"):  # what a failed recovery gives is nobody
-        dealing.request(dealing.wish(nonce=0), buyer="0x" + "00" * 20, signature=bytes(64) + b"\x1b")
-    dealing.request(wanted, signature=good)
-
-
-def test_the_price_paid_is_the_price_signed(dealing: Dealing) -> None:
-    dealing.register()
-    for value in (0, PRICE_WEI - 1, PRICE_WEI + 1):
-        with boa.reverts("exchange: not the price signed"):
-            dealing.request(value=value)
-    boa.env.set_balance(dealing.contracts.stranger, 2**130)
-    with boa.reverts("exchange: too much money"):
-        dealing.request(dealing.wish(price_wei=2**128))
-    with boa.reverts("exchange: too much money"):
-        dealing.request(dealing.wish(bond_wei=2**128))
-    dealing.request(dealing.wish(price_wei=0))
-
-
-def test_deadlines_of_requests(dealing: Dealing) -> None:
-    dealing.register()
-    with boa.reverts("exchange: request out of date"):
-        dealing.request(dealing.wish(deadline=dealing.now))
-    with boa.reverts("exchange: deadline too far"):
-        dealing.request(dealing.wish(deadline=dealing.now + 30 * DAY + 1))
-    dealing.request(dealing.wish(deadline=dealing.now + 1))
-    dealing.request(dealing.wish(deadline=dealing.now + 30 * DAY))
-
-
-def test_who_may_deal(dealing: Dealing) -> None:
-    dealing.register()
-    server = dealing.contracts.server
-    with boa.reverts("exchange: not an active hospital"):
-        dealing.request(buyer=server, key=SERVER_KEY)
-    with boa.reverts("exchange: seller not active"):
-        dealing.request(dealing.wish(owner=server))
-    with boa.reverts("exchange: buyer is the owner"):
-        dealing.request(dealing.wish(owner=dealing.buyer))
-    with boa.reverts("exchange: empty recipient key"):
-        dealing.request(dealing.wish(recipient_key=bytes(32)))
-    for party in (dealing.buyer, dealing.seller):
-        with boa.reverts("exchange: arbiter is a party"):
-            dealing.request(dealing.wish(arbiter=party))
-    for nobody in (dealing.third, dealing.contracts.stranger, "0x" + "00" * 20):
-        with boa.reverts("exchange: no such arbiter"):
-            dealing.request(dealing.wish(arbiter=nobody))
-    dealing.request(dealing.wish(arbiter=server))
-
-
-def test_only_what_is_registered_can_be_asked_for(dealing: Dealing) -> None:
-    with boa.reverts("exchange: no such artifact"):
-        dealing.request()
-    dealing.register()
-    with boa.reverts("exchange: another key hash is registered"):
-        dealing.request(dealing.wish(key_hash=OTHER))
-    dealing.request()
-
-
-def test_an_update_that_training_took_can_be_asked_for(dealing: Dealing) -> None:
-    task_id = dealing.contracts.training_task()
-    with boa.reverts("exchange: no update in this task"):
-        dealing.request(dealing.wish(task_id=task_id))
-    dealing.contracts.register(task_id, 0, dealing.seller)
-    deal_id = dealing.request(dealing.wish(task_id=task_id))
-    assert dealing.state(deal_id) == DealState.OPEN
 
 
 # Step 2
@@ -560,55 +337,6 @@ def test_wei_do_not_come_in_by_another_door(dealing: Dealing) -> None:
     deal_id = dealing.deal_in(DealState.OFFERED)
     with boa.reverts():
         dealing.exchange.confirm(deal_id, sender=dealing.buyer, value=1)
-
-
-# Attestations
-
-
-def test_who_holds_the_secret_attests(dealing: Dealing) -> None:
-    dealing.register()
-    dealing.attest()
-    assert dealing.event() == {
-        "event": "Attested",
-        "owner": dealing.seller,
-        "root": ROOT,
-        "attester": dealing.third,
-        "key_hash": KEY_HASH,
-        "verdict": Verdict.AS_REGISTERED,
-        "note": "fine",
-    }
-    dealing.attest(
-        sender=dealing.contracts.server
-    )  # whoever opened it: a server its updates, a buyer its data
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"secret": b"\x12" * 32}, "exchange: not the secret's signature"),
-        ({"signature": bytes(65)}, "exchange: not the secret's signature"),
-        ({"verdict": 0}, "exchange: unknown verdict"),
-        ({"verdict": 4}, "exchange: unknown verdict"),
-        ({"key_hash": OTHER}, "exchange: another key hash is registered"),
-        ({"sender": "the owner"}, "exchange: the owner cannot attest"),
-        ({"sender": "a stranger"}, "exchange: not an active member"),
-        ({"signed_as": "another"}, "exchange: not the secret's signature"),
-    ],
-)
-def test_attestations_that_must_not_pass(dealing: Dealing, changes: dict[str, Any], reason: str) -> None:
-    dealing.register()
-    names = {"the owner": dealing.seller, "a stranger": dealing.contracts.stranger, "another": dealing.buyer}
-    changes = {k: names.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
-    with boa.reverts(reason):
-        dealing.attest(**changes)
-
-
-def test_an_attestation_with_the_higher_s_is_none(dealing: Dealing) -> None:
-    digest = attestation_digest(
-        dealing.domain, dealing.third, dealing.seller, ROOT, KEY_HASH, Verdict.AS_REGISTERED, "fine"
-    )
-    with boa.reverts("exchange: not the secret's signature"):
-        dealing.attest(signature=high_s(sign_with_secret(digest, SIGMA)))
 
 
 def closed(
