@@ -15,7 +15,7 @@ from consilia.imaging.dicom import read_ct
 from consilia.imaging.package import member_digest, pack, unpack
 from consilia.imaging.readers import read_dataset
 from consilia.values import parse_json
-from tests.imaging.test_readers import SECRET, SECRET_ID, ct_file
+from tests.imaging.image_files import SECRET, SECRET_ID, ct_file
 from tests.roles.trading import PATIENT, write_images
 
 SALT = b"\x07" * 32

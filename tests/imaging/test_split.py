@@ -15,7 +15,7 @@ from PIL import Image
 from consilia.errors import DatasetError
 from consilia.imaging.cases import Dataset, LabelledImage, Skipped, WindowHU
 from consilia.imaging.split import check_no_leak, check_no_shared_pixels, split_by_patient
-from tests.imaging.test_readers import ct_file
+from tests.imaging.image_files import ct_file
 
 
 def image(number: int, patient: str, hospital: str = "", official_split: str = "") -> LabelledImage:
