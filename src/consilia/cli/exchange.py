@@ -58,6 +58,7 @@ def offers(home: Path = HOME, output: Format = FORMAT) -> None:
 def request(
     root: str = ROOT,
     home: Path = HOME,
+    owner: str = typer.Option("", help="Whose; default: who registered this root first."),
     price_wei: int | None = typer.Option(None, min=0, help="Default: what the owner asks, or 0."),
     bond_wei: int | None = typer.Option(
         None, min=0, help="At stake on each side; default: a tenth of the price."
@@ -71,7 +72,7 @@ def request(
     from consilia.roles.exchange.deals import Terms
 
     exchange = open_exchange(home, output)
-    listing = exchange.log().find(root)
+    listing = exchange.log().find(root, parse_account(owner) if owner else "")
     price = price_wei if price_wei is not None else listing.price_wei or 0
     bond = bond_wei if bond_wei is not None else price // 10
     exchange.request(
@@ -132,6 +133,9 @@ def fetch(
     train: bool = typer.Option(
         False, help="An update: train this hospital's own model from it for one round; again for one more."
     ),
+    as_it_is: bool = typer.Option(
+        False, "--as-it-is", help="Take, and pay for, a data set that is not what its card promises."
+    ),
     output: Format = FORMAT,
 ) -> None:
     """Take all steps that are up to the buyer; what is delivered joins the data that training uses."""
@@ -139,7 +143,7 @@ def fetch(
 
     exchange = open_exchange(home, output)
     delivered = await_delivery(exchange, deal, wait_seconds)
-    take_in(exchange, home, delivered, train)
+    take_in(exchange, home, delivered, train, as_it_is=as_it_is)
 
 
 @app.command()
@@ -174,10 +178,11 @@ def receipt(
     if not deal or home is None:
         raise InputError("expected a deal and --home, or --verify FILE")
     exchange = open_exchange(home, output)
-    found = exchange.log().find_deal(deal)
-    file = exchange.receipt_file(found)
-    if not file.exists():
-        raise InputError(f"deal {found.deal_id} has no receipt yet: it is {found.state.name.lower()}")
+    log = exchange.log()
+    found = log.find_deal(deal)
+    file = exchange.receipt(found, log)
+    if file is None:
+        raise InputError(f"deal {found.deal_id} has no receipt here: it is {found.state.name.lower()}")
     exchange.party.report("receipt", deal=str(found.deal_id), file=str(file))
 
 
@@ -236,7 +241,6 @@ def attest(
 ) -> None:
     """Say on the ledger what you found in an artifact that you opened: only its secret can sign that."""
     from consilia.errors import InputError
-    from consilia.protocols.exchange import Verdict
     from consilia.roles.exchange.attestation import attest as put_on_ledger
     from consilia.roles.exchange.attestation import attest_update
     from consilia.roles.party import Party
@@ -250,12 +254,11 @@ def attest(
     exchange = open_exchange(home, output)
     log = exchange.log()
     found = log.find_deal(what)
-    verdict = exchange.party.state.fact(f"exchange/found/{found.deal_id}")
-    listing = log.listing_of(found)
+    verdict, listing = exchange.found(found), log.listing_of(found)
     if verdict is None or listing is None:
         raise InputError(f"deal {found.deal_id} is not opened in this home: fetch it first")
-    put_on_ledger(exchange.party, listing, exchange.secret_of(found), Verdict[verdict], note)
-    exchange.party.report("attested", verdict=verdict.lower())
+    put_on_ledger(exchange.party, listing, exchange.secret_of(found), verdict, note)
+    exchange.party.report("attested", verdict=verdict.name.lower())
 
 
 @app.command("ls")

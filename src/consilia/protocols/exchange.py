@@ -344,6 +344,10 @@ class ExchangePolicy(Protocol):
         """Below that nothing is given, even where the registration asks less."""
 
     @property
+    def minimum_bond_wei(self) -> int | None:
+        """What a false complaint must cost the buyer; None: a tenth of the price."""
+
+    @property
     def maximum_bond_wei(self) -> int:
         """More is not put at stake."""
 
@@ -365,6 +369,9 @@ def objections(request: Request, buyer: Address, listed_price_wei: int, policy: 
         found.append("the arbiter is not on the list")
     if request.price_wei < price_wei:
         found.append(f"the price is {price_wei} wei, {request.price_wei} are offered")
+    bond_wei = price_wei // 10 if policy.minimum_bond_wei is None else policy.minimum_bond_wei
+    if request.bond_wei < bond_wei:
+        found.append(f"the bond is {bond_wei} wei at least, {request.bond_wei} are asked for")
     if request.bond_wei > policy.maximum_bond_wei:
         found.append(f"the bond is at most {policy.maximum_bond_wei} wei, {request.bond_wei} are asked for")
     return found

@@ -221,6 +221,8 @@ class ExchangeSection(SettingsSection):
     arbiters: tuple[str, ...] = ()
     """Accounts; empty: whom the buyer names."""
     minimum_price_wei: Annotated[int, Field(ge=0)] = 0
+    minimum_bond_wei: Annotated[int, Field(ge=0)] | None = None
+    """What a false complaint must cost the buyer; left out, a tenth of the price."""
     maximum_bond_wei: Annotated[int, Field(ge=0)] = 10**18
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,5 +125,14 @@ def add_to_training(delivered: Path, target: Path) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    delivered.rename(target)
+    try:
+        delivered.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        partial = target.with_name(f".{target.name}.partial")  # on the other file system, and no data set yet
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(delivered, partial)
+        partial.rename(target)
+        shutil.rmtree(delivered)
     return target

@@ -66,6 +66,8 @@ class ExchangeLog(Credits):
     def find(self, root_prefix: str, owner: Address = "") -> Listing:
         """The artifact whose root begins so, in hex; with an owner, that one's.
 
+        A root is public, and anybody may register a copy of another's: without an owner the first one is meant.
+
         Raises:
             InputError: there is none, or several.
         """
@@ -75,7 +77,7 @@ class ExchangeLog(Credits):
             for (account, root), item in self.listings.items()
             if str(root).startswith(wanted) and owner in ("", account)
         ]
-        if len(found) != 1:
+        if len({item.root for item in found}) != 1:
             raise InputError(
                 f"expected the root of one artifact, {root_prefix!r} begins that of {len(found)}"
             )

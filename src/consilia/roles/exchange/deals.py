@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consilia.crypto.blinding import derive_t
@@ -42,9 +43,11 @@ from consilia.protocols.exchange import (
 from consilia.protocols.receipt import write_receipt
 from consilia.roles.exchange.deal_log import ExchangeLog, Listing, fold_exchange
 from consilia.roles.exchange.examination import Finding, examine, place_of
+from consilia.roles.lock import alone
 from consilia.roles.party import Party
 from consilia.roles.training.task_log import fold
 from consilia.values import Address, Digest, Role
+from consilia.whole_file import whole_file
 
 REQUEST_SECONDS = 7 * 86_400
 """How long an owner has to answer: it may have to ask a person."""
@@ -91,6 +94,8 @@ class Exchange:
             self._say(deal, "exchange step refused", reason=error.reason)
         except (StoreError, VerificationError) as error:
             self._say(deal, "exchange step failed", reason=str(error))
+        except OSError as error:  # a full disk says nothing of what was delivered
+            self._say(deal, "exchange step failed", reason=error.strerror or type(error).__name__)
 
     def _both_bound(self, deal: Deal) -> bool:
         """Whether each side may act; a seller that has left while its buyer waits for t owes it all the same."""
@@ -255,7 +260,7 @@ class Exchange:
         )
         name = f"exchange/asked/{nonce}/{listing.owner}/{listing.root}"
         kept = Request.from_text(self.party.state.remember_once(name, made.to_text()))
-        if kept.deadline <= time.time() or (kept.price_wei, kept.bond_wei) != (made.price_wei, made.bond_wei):
+        if kept.deadline <= time.time() or replace(kept, deadline=made.deadline) != made:
             self.party.state.remember(name, made.to_text())  # never posted, or the nonce would be another
             return made
         return kept
@@ -288,16 +293,16 @@ class Exchange:
 
     def _open(self, deal: Deal, log: ExchangeLog) -> None:
         """Step 5: what opens as registered is paid for; what does not open is disputed; the rest a person decides."""
-        found = self.party.state.fact(f"exchange/found/{deal.deal_id}")
-        if found is None:
-            finding = self.deliver(deal, log)
-            found = finding.verdict.name
-            self._say(deal, "opened", verdict=found.lower(), reason=finding.reason)
-        if found == Verdict.AS_REGISTERED.name:
-            self.contract.settle(f"exchange/accept/{deal.deal_id}", deal.deal_id)
-            self._say(deal, "accepted")
-        elif found == Verdict.DOES_NOT_OPEN.name:
+        found = self.deliver(deal, log)
+        if found is Verdict.AS_REGISTERED:
+            self.accept(deal)
+        elif found is Verdict.DOES_NOT_OPEN:
             self.dispute(deal)
+
+    def accept(self, deal: Deal) -> None:
+        """Step 5: pay for what was delivered, without waiting for the time to complain to pass."""
+        self.contract.settle(f"exchange/accept/{deal.deal_id}", deal.deal_id)
+        self._say(deal, "accepted")
 
     def secret_of(self, deal: Deal) -> bytes:
         """The envelope's secret, from s^ and the revealed t.
@@ -309,8 +314,32 @@ class Exchange:
             raise VerificationError(f"deal {deal.deal_id} is {deal.state.name.lower()}: t is not revealed")
         return open_secret(self._blinded(deal), deal.t, deal.request.key_hash)
 
-    def deliver(self, deal: Deal, log: ExchangeLog) -> Finding:
-        """Open what was bought into `delivered/`, with its provenance and its receipt.
+    def found(self, deal: Deal) -> Verdict | None:
+        """What this buyer found in a deal's artifact; None before it was opened in this home."""
+        kept = self.party.state.fact(f"exchange/found/{deal.deal_id}")
+        return None if kept is None else Verdict[kept]
+
+    def at_delivery(self, deal: Deal) -> AbstractContextManager[None]:
+        """Held by who opens a deal's artifact or moves it: two that write one folder would find each other's halves."""
+        folder = self.delivered(deal)
+        folder.parent.mkdir(exist_ok=True)
+        return alone(folder.with_name(f"{folder.name}.lock"))
+
+    def deliver(self, deal: Deal, log: ExchangeLog) -> Verdict:
+        """Open what was bought, once, whoever comes first. Raises as `open_bought`."""
+        with self.at_delivery(deal):
+            found = self.found(deal)
+            if found is None:
+                finding = self.open_bought(deal, log)
+                found = finding.verdict
+                self._say(deal, "opened", verdict=found.name.lower(), reason=finding.reason)
+        return found
+
+    def open_bought(self, deal: Deal, log: ExchangeLog, *, as_it_is: bool = False) -> Finding:
+        """Open what was bought into `delivered/`, with its provenance and its receipt; see `at_delivery`.
+
+        Args:
+            as_it_is: take a data set also where its card promises another.
 
         Raises:
             VerificationError: t is not revealed.
@@ -320,12 +349,11 @@ class Exchange:
         listing = log.listing_of(deal)
         assert listing is not None, "checked before the deal was confirmed"
         folder = self.delivered(deal)
-        folder.parent.mkdir(exist_ok=True)
         tasks = fold(self.party.events())
         place = place_of(listing, self.party.ledger.deployment, tasks)
-        finding = examine(self.envelope_copy(deal), secret, listing, place, tasks, folder)
-        receipt = write_receipt(self.domain, deal, listing.size, finding.verdict, secret, self.party.sign)
-        self.receipt_file(deal).write_bytes(receipt.to_bytes())
+        copy = self.envelope_copy(deal)
+        finding = examine(copy, secret, listing, place, tasks, folder, as_it_is=as_it_is)
+        self._write_receipt(deal, listing, finding.verdict)
         if finding.folder is not None:
             provenance = {
                 "owner": listing.owner,
@@ -336,12 +364,29 @@ class Exchange:
                 "round_index": listing.round_index,
                 "price_wei": str(deal.request.price_wei),
                 "title": listing.described.title if listing.described else "",
+                "found": finding.verdict.name.lower(),
             }
             (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
         # last: from here on the delivery is not made again
         self.party.state.remember(f"exchange/found/{deal.deal_id}", finding.verdict.name)
-        self.party.work(f"bought-{deal.request.root}").unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
         return finding
+
+    def receipt(self, deal: Deal, log: ExchangeLog) -> Path | None:
+        """The file of a deal's receipt, written again where it is lost; None while nothing was revealed.
+
+        Raises as `open_bought`.
+        """
+        file, listing = self.receipt_file(deal), log.listing_of(deal)
+        if not file.exists() and deal.buyer == self.party.address and deal.t and listing is not None:
+            self._write_receipt(deal, listing, self.deliver(deal, log))
+        return file if file.exists() else None
+
+    def _write_receipt(self, deal: Deal, listing: Listing, verdict: Verdict) -> None:
+        secret = self.secret_of(deal)
+        receipt = write_receipt(self.domain, deal, listing.size, verdict, secret, self.party.sign)
+        with whole_file(self.receipt_file(deal)) as file:
+            file.write(receipt.to_bytes())
 
     def delivered(self, deal: Deal) -> Path:
         """Where the contents of a deal go when they were opened."""

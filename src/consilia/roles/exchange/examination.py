@@ -65,13 +65,21 @@ class Finding:
 
 
 def examine(
-    envelope: Path, secret: bytes, listing: Listing, place: Place, tasks: dict[int, TaskLog], folder: Path
+    envelope: Path,
+    secret: bytes,
+    listing: Listing,
+    place: Place,
+    tasks: dict[int, TaskLog],
+    folder: Path,
+    *,
+    as_it_is: bool = False,
 ) -> Finding:
     """Open an envelope with a secret that is the registered one, encrypt again, compare, look inside.
 
     Args:
         envelope: a copy of the object, whose bytes had the registered root.
         folder: where the contents go; what is there from an earlier attempt is replaced.
+        as_it_is: put them there also where a data set is another than its card promises.
 
     Raises:
         ObjectDamagedError: the copy has changed since.
@@ -84,10 +92,14 @@ def examine(
             _require_root(envelope, listing.root)
             return Finding(Verdict.DOES_NOT_OPEN, str(error), None)
         try:
-            _look_inside(plaintext, listing, tasks, folder)
+            against = _look_inside(plaintext, listing, tasks, folder)
         except VerificationError as error:
             return Finding(Verdict.NOT_AS_DESCRIBED, str(error), None)
-        return Finding(Verdict.AS_REGISTERED, "", folder)
+        if not against:
+            return Finding(Verdict.AS_REGISTERED, "", folder)
+        if not as_it_is:
+            shutil.rmtree(folder)
+        return Finding(Verdict.NOT_AS_DESCRIBED, against, folder if as_it_is else None)
     finally:
         plaintext.unlink(missing_ok=True)
 
@@ -111,20 +123,26 @@ def _require_root(envelope: Path, root: Digest) -> None:
         raise ObjectDamagedError(f"the copy of object {root} has the root {found}: fetch it again")
 
 
-def _look_inside(plaintext: Path, listing: Listing, tasks: dict[int, TaskLog], folder: Path) -> None:
+def _look_inside(plaintext: Path, listing: Listing, tasks: dict[int, TaskLog], folder: Path) -> str:
+    """Put the contents into the folder; what the card promises otherwise, or nothing."""
     shutil.rmtree(folder, ignore_errors=True)
     if listing.kind is ArtifactKind.UPDATE:
         _check_update(plaintext, listing, tasks)
         folder.mkdir(parents=True)
         plaintext.replace(folder / UPDATE_FILE)
-        return
+        return ""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with plaintext.open("rb") as source:
-        contents = unpack(source, partial)
+    try:
+        with plaintext.open("rb") as source:
+            contents = unpack(source, partial)
+    except VerificationError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.replace(folder)
     card = listing.described
     if card is None or card.dataset is None:
-        raise VerificationError("the data set was registered without a card that says what is in it")
+        return "the data set was registered without a card that says what is in it"
     promised = card.dataset
     found = Counts(
         images=contents.images,
@@ -135,9 +153,7 @@ def _look_inside(plaintext: Path, listing: Listing, tasks: dict[int, TaskLog], f
         boxes_by_category=contents.boxes_by_category,
         members_digest=str(contents.members_digest),
     )
-    if found != promised:
-        raise VerificationError(f"the card promises {promised}, inside is {found}")
-    partial.replace(folder)
+    return "" if found == promised else f"the card promises {promised}, inside is {found}"
 
 
 def _check_update(plaintext: Path, listing: Listing, tasks: dict[int, TaskLog]) -> None:

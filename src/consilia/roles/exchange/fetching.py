@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from consilia.errors import InputError, NotYetError, TaskFailedError
-from consilia.protocols.exchange import Deal
+from consilia.protocols.exchange import Deal, DealState, Verdict
 from consilia.protocols.task_spec import TaskSpec
 from consilia.roles.exchange.datasets import add_to_training
 from consilia.roles.exchange.deals import Exchange
@@ -32,11 +32,19 @@ def await_delivery(exchange: Exchange, id_prefix: str, wait_seconds: float) -> D
     """
     until = time.monotonic() + wait_seconds
     head = 0
+    deal_id = exchange.log().find_deal(id_prefix).deal_id
     while True:
-        deal = exchange.advance().find_deal(id_prefix)
+        deal = exchange.log().deals[deal_id]
         if deal.buyer != exchange.party.address:
             raise InputError(f"deal {deal.deal_id} is {deal.buyer}'s")
-        if exchange.party.state.fact(f"exchange/found/{deal.deal_id}") is not None:
+        exchange.advance()
+        log = exchange.log()
+        deal = log.deals[deal_id]
+        if (
+            deal.t and deal.state.over
+        ):  # it was settled while this hospital was away: what it paid for is its own
+            exchange.deliver(deal, log)
+        if exchange.found(deal) is not None:
             return deal
         if deal.state.over:
             raise TaskFailedError(f"deal {deal.deal_id} ended: {deal.reason or deal.state.name.lower()}")
@@ -48,23 +56,37 @@ def await_delivery(exchange: Exchange, id_prefix: str, wait_seconds: float) -> D
         head = exchange.party.ledger.wait(head, min(left, 5.0))
 
 
-def take_in(exchange: Exchange, home: Path, deal: Deal, train: bool) -> Path:
+def take_in(exchange: Exchange, home: Path, deal: Deal, train: bool, *, as_it_is: bool = False) -> Path:
     """Add a delivered data set to the training data, or start the local model from a delivered update.
+
+    What was delivered before and is not there any more is opened again, out of store and ledger.
+
+    Args:
+        as_it_is: take, and pay for, a data set that is another than its card promises.
 
     Raises:
         TaskFailedError: what was delivered is not what was registered.
+        StoreError: it is to be opened again, and the store lacks it.
         WeightsError, DatasetError: the update and this hospital's data do not go together.
     """
     settings = load(HospitalSettings, home)
-    listing = exchange.log().listing_of(deal)
+    log = exchange.log()
+    listing = log.listing_of(deal)
     assert listing is not None, "checked before the deal was confirmed"
     target = settings.data.exchanged / str(deal.deal_id)
     delivered = exchange.delivered(deal)
-    if not delivered.exists() and not target.exists():
-        found = exchange.party.state.fact(f"exchange/found/{deal.deal_id}")
-        raise TaskFailedError(f"deal {deal.deal_id} brought nothing to use: {found}")
+    with exchange.at_delivery(deal):
+        if not delivered.exists() and not target.exists():
+            if exchange.found(deal) is Verdict.AS_REGISTERED or as_it_is:
+                exchange.open_bought(deal, log, as_it_is=as_it_is)
+            if not delivered.exists():
+                found = exchange.found(deal)
+                raise TaskFailedError(f"deal {deal.deal_id} brought nothing to use: {_words(found)}")
+        if listing.kind is ArtifactKind.DATASET:
+            add_to_training(delivered, target)
+    if as_it_is and deal.state is DealState.REVEALED:
+        exchange.accept(deal)
     if listing.kind is ArtifactKind.DATASET:
-        add_to_training(delivered, target)
         exchange.party.report("added to the training data", deal=str(deal.deal_id), folder=str(target))
         return target
     if not train:
@@ -72,6 +94,12 @@ def take_in(exchange: Exchange, home: Path, deal: Deal, train: bool) -> Path:
         return delivered
     spec = fold(exchange.party.events())[listing.task_id].spec
     return advance_local_model(home, spec, settings.data, delivered, exchange.party.report)
+
+
+def _words(found: Verdict | None) -> str:
+    if found is Verdict.NOT_AS_DESCRIBED:
+        return "it is not what its card promises; dispute it, or take it --as-it-is and pay"
+    return "nothing was opened" if found is None else found.name.lower().replace("_", " ")
 
 
 def advance_local_model(

@@ -208,7 +208,7 @@ def with_exchanged(own: Dataset, folder: Path, window: WindowHU | None) -> Datas
     """The hospital's own data and, after it, what it got from others; one with other classes is left out by name."""
     images, skipped = list(own.images), list(own.skipped)
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not (path / "annotations.json").is_file():
+        if path.name.startswith(".") or not (path / "annotations.json").is_file():  # one that is being copied
             continue
         other = read_dataset(path, window=window)
         if other.categories != own.categories:
