@@ -222,7 +222,8 @@ def predict(
     from consilia.errors import InputError
     from consilia.imaging.cases import numbered
     from consilia.roles.models.findings import find_everything, require_dicom, write_wanted
-    from consilia.roles.models.use import ModelName, data_of, named_model, read_pictures
+    from consilia.roles.models.pictures import read_pictures
+    from consilia.roles.models.use import ModelName, data_of, named_model
 
     if unknown := set(wanted) - {"coco", "overlays", "sr", "report"}:
         raise InputError(f"--as: expected coco, overlays, sr or report, got {', '.join(sorted(unknown))}")
@@ -276,7 +277,8 @@ def export(
 ) -> None:
     """Write a model as ONNX, for square images of its size, and compare it with torch. Exit code 5 if they differ."""
     from consilia.roles.models.findings import export_model
-    from consilia.roles.models.use import ModelName, named_model, read_pictures
+    from consilia.roles.models.pictures import read_pictures
+    from consilia.roles.models.use import ModelName, named_model
 
     make_room(to)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
