@@ -227,6 +227,7 @@ def predict(
 
     if unknown := set(wanted) - {"coco", "overlays", "sr", "report"}:
         raise InputError(f"--as: expected coco, overlays, sr or report, got {', '.join(sorted(unknown))}")
+    _make_room_for(to, wanted)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
         pictures = read_pictures(named.spec, images)
         if "sr" in wanted:
@@ -243,6 +244,16 @@ def predict(
         skipped=[item.name for item in numbered(findings.skipped)],
         files=[path.relative_to(to).as_posix() for path in written],
     )
+
+
+def _make_room_for(to: Path, wanted: list[str]) -> None:
+    make_room(to, folder=True)
+    for kind in wanted:
+        if kind in ("overlays", "sr"):
+            make_room(to / kind, folder=True)
+    for kind, name in (("coco", "findings.json"), ("report", "report.json"), ("report", "report.html")):
+        if kind in wanted:
+            make_room(to / name)
 
 
 def _write_report(findings: Findings, to: Path, min_score: float) -> list[Path]:
@@ -312,7 +323,9 @@ def card(
     from consilia.roles.models.card import card_markdown, model_card
     from consilia.roles.models.catalogue import choose_model
 
-    make_room(to)
+    if to is not None:
+        make_room(to.with_suffix(".md"))
+        make_room(to.with_suffix(".json"))
     with open_view(home, None, None) as view:
         made = model_card(view, choose_model(view, task, rounds), _read_measured(measured))
     if to is None:
