@@ -32,7 +32,7 @@ from consilia.values import Digest
 
 Float64Array = npt.NDArray[np.float64]
 
-LEARNING_RATE = {"fedavg": 1.0, "fedavgm": 1.0, "fedadam": 0.01}
+LEARNING_RATE = {"fedavg": 1.0, "fedavgm": 1.0, "fedadam": 0.003}
 """Where the task names none. FedAvgM's is plain momentum; FedAdam moves each weight by about its rate a round."""
 
 MOMENTUM = {"fedavg": 0.0, "fedavgm": 0.5, "fedadam": 0.9}

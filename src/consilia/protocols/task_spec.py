@@ -130,7 +130,7 @@ class TrainingSpec(_Section):
     proximal_mu: Annotated[float, Field(ge=0), LATER] = 0.0
     """FedProx (Li et al. 2020): mu/2 ||w_k - w||^2 is added to every hospital's loss."""
     server_learning_rate: Annotated[float | None, Field(gt=0, le=100), LATER] = None
-    """Of `fedavgm` and `fedadam`; None is the rule's own, 1.0 and 0.01."""
+    """Of `fedavgm` and `fedadam`; None is the rule's own, 1.0 and 0.003."""
     server_momentum: Annotated[float | None, Field(ge=0, lt=1), LATER] = None
     """beta of `fedavgm`, beta_1 of `fedadam`; None is the rule's own, 0.5 and 0.9."""
     local_norm: Annotated[bool, LATER] = False

@@ -23,7 +23,6 @@ from consilia.ledger.exchange_events import (
 from consilia.protocols.card import Card, parse_card
 from consilia.protocols.exchange import Deal, DealState, Request
 from consilia.roles.credits import Credits
-from consilia.roles.short_ids import first_digits
 from consilia.values import Address, ArtifactKind, Digest
 
 
@@ -70,9 +69,9 @@ class ExchangeLog(Credits):
         A root is public, and anybody may register a copy of another's: without an owner the first one is meant.
 
         Raises:
-            InputError: there is none, or several, or hardly a digit of it.
+            InputError: there is none, or several.
         """
-        wanted = first_digits(root_prefix)
+        wanted = root_prefix.removeprefix("0x").lower()
         found = [
             item
             for (account, root), item in self.listings.items()
@@ -88,9 +87,9 @@ class ExchangeLog(Credits):
         """The deal whose id begins so, in hex.
 
         Raises:
-            InputError: there is none, or several, or hardly a digit of it.
+            InputError: there is none, or several.
         """
-        wanted = first_digits(id_prefix)
+        wanted = id_prefix.removeprefix("0x").lower()
         found = [deal for deal_id, deal in self.deals.items() if str(deal_id).startswith(wanted)]
         if len(found) != 1:
             raise InputError(f"expected the id of one deal, {id_prefix!r} begins that of {len(found)}")
