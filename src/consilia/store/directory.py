@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _ABANDONED_SECONDS = 24 * 3600
+_FOLDER_NAME = re.compile("[0-9a-f]{2}")
 _OBJECT_NAME = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
@@ -47,7 +49,7 @@ class DirectoryStore:
             self._incoming.mkdir(parents=True, exist_ok=True)
             self._objects = LocalStore(path)
             self._sweep()
-        except (OSError, BaseError) as error:
+        except (OSError, BaseError, StoreError) as error:
             raise StoreUnreachableError(f"the store {path} cannot be used: {_first_line(error)}") from error
 
     def put(self, root: Digest, source: Path) -> None:
@@ -101,11 +103,12 @@ class DirectoryStore:
             obstore.delete(self._objects, _object_name(root))
 
     def objects(self) -> Iterator[StoredObject]:
-        """See `ArtifactStore.objects`. Files that are not named like an object are passed over."""
-        for page in obstore.list(self._objects):
-            for entry in page:
-                if named := _OBJECT_NAME.fullmatch(entry["path"]):
-                    yield StoredObject(Digest.from_hex(named[2]), entry["last_modified"].timestamp())
+        """See `ArtifactStore.objects`. What is not named like an object is passed over, and not looked into."""
+        for folder in self._entries(self._path):
+            if _FOLDER_NAME.fullmatch(folder.name) and folder.is_dir():
+                for entry in self._entries(folder):
+                    if _OBJECT_NAME.fullmatch(f"{folder.name}/{entry.name}"):
+                        yield from self._stored(entry)
 
     def roots(self) -> Iterator[Digest]:
         """See `ArtifactStore.roots`."""
@@ -115,30 +118,48 @@ class DirectoryStore:
         """See `ArtifactStore.abandoned`."""
         oldest = time.time() - older_than_seconds
         found = []
-        for staged in self._incoming.iterdir():
-            with suppress(FileNotFoundError):  # its writer has just finished
-                if staged.stat().st_mtime < oldest:
+        for staged in self._entries(self._incoming):
+            with self._failures(f"upload {staged.name}"), suppress(FileNotFoundError):  # it has just finished
+                status = staged.lstat()
+                if stat.S_ISREG(status.st_mode) and status.st_mtime < oldest:  # a folder is none of ours
                     found.append(staged.name)
         return found
 
     def discard(self, abandoned: str) -> None:
         """See `ArtifactStore.discard`."""
-        (self._incoming / abandoned).unlink(missing_ok=True)
+        with self._failures(f"upload {abandoned}"):
+            (self._incoming / abandoned).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         for name in self.abandoned(_ABANDONED_SECONDS):
-            self.discard(name)
+            with suppress(StoreError):  # somebody else's, in a folder that many share; it only takes room
+                self.discard(name)
+
+    def _entries(self, folder: Path) -> list[Path]:
+        with self._failures(f"its folder {folder.name}"), suppress(FileNotFoundError):
+            return sorted(folder.iterdir())
+        return []
+
+    def _stored(self, entry: Path) -> Iterator[StoredObject]:
+        with self._failures(f"object {entry.name}"), suppress(FileNotFoundError):  # deleted meanwhile
+            status = entry.stat()
+            if stat.S_ISREG(status.st_mode):
+                yield StoredObject(Digest.from_hex(entry.name), status.st_mtime)
 
     @contextmanager
     def _errors(self, root: Digest) -> Iterator[None]:
+        with self._failures(f"object {root}"):
+            try:
+                yield
+            except FileNotFoundError as error:
+                raise ObjectMissingError(f"the store {self._path} has no object {root}") from error
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
-            raise ObjectMissingError(f"the store {self._path} has no object {root}") from error
         except (OSError, BaseError) as error:
-            raise StoreError(
-                f"the store {self._path} failed on object {root}: {_first_line(error)}"
-            ) from error
+            raise StoreError(f"the store {self._path} failed on {what}: {_first_line(error)}") from error
 
 
 class StagedFile:
