@@ -285,6 +285,20 @@ def test_a_split_is_by_patient_and_twins_are_an_error(tmp_path: Path) -> None:
     assert "two identifiers" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [(["preview", "--to"], "folder"), (["check", "--names"], "folder"), (["split", "--to"], "file")],
+)
+def test_a_name_that_is_taken_by_another_kind_is_told_before_any_work(
+    tmp_path: Path, command: list[str], kind: str
+) -> None:
+    home = make_home(tmp_path / "home")  # without data: had it begun, it would say so
+    taken = tmp_path / "taken"
+    taken.mkdir() if kind == "folder" else taken.touch()
+    result = CliRunner().invoke(app, ["data", *command, str(taken), "--home", str(home)])
+    assert isinstance(result.exception, InputError) and f"taken is a {kind}" in str(result.exception)
+
+
 def test_frames_of_an_enhanced_ct_become_slices(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
     (tmp_path / "source").mkdir()

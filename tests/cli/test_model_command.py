@@ -252,6 +252,40 @@ def test_a_place_that_cannot_be_is_told_before_any_work(place: Path) -> None:
         model(place, "eval", "--data", str(place / "held-out"), "--trained-on", named)
 
 
+@pytest.mark.parametrize(
+    ("command", "taken"),
+    [
+        (["eval", "--data", "E", "--to"], "folder"),
+        (["compare", "--data", "E", "--other", "M", "--to"], "folder"),
+        (["export", "--images", "E"], "folder"),
+        (["predict", "E", "--to"], "file"),
+        (["predict", "E", "--as", "sr", "--to"], "sr"),
+        (["predict", "E", "--as", "coco", "--to"], "findings.json"),
+    ],
+)
+def test_a_name_that_is_taken_by_another_kind_is_told_before_any_work(
+    place: Path, tmp_path: Path, command: list[str], taken: str
+) -> None:
+    to, at = tmp_path / "to", tmp_path / "to" / taken
+    if taken in ("folder", "findings.json"):
+        at.mkdir(parents=True)  # in place of a file
+    if taken in ("file", "sr"):
+        to.mkdir()
+        at.touch()  # in place of a folder
+    (tmp_path / "E").mkdir()  # had it begun, it would say that there is no picture
+    named = {"E": str(tmp_path / "E"), "M": str(place / "0.safetensors")}
+    with pytest.raises(InputError, match=f"expected a .* to write, {taken} is a"):
+        target = at if taken in ("folder", "file") else to
+        model(place, *(named.get(word, word) for word in command), str(target))
+
+
+def test_a_folder_that_nobody_can_write_to_is_told_before_any_work(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be made or written to"):
+        model(place, "predict", str(tmp_path), "--to", "/proc/nowhere")
+    with pytest.raises(InputError, match="cannot be made or written to"):
+        model(place, "eval", "--data", str(tmp_path), "--to", "/proc/nowhere.json")
+
+
 @pytest.mark.parametrize("command", [["verify", "0" * 64], ["card"]])
 def test_a_home_without_a_ledger_is_told_so_without_its_path(tmp_path: Path, command: list[str]) -> None:
     home = make_home(tmp_path / "home")

@@ -16,7 +16,7 @@ from consilia.crypto.keys import Identity, load_account
 from consilia.errors import HomeError, ObjectMissingError, PolicyError, VerificationError
 from consilia.ledger.events import RoundClosed, UpdateRegistered
 from consilia.roles import storekeeping
-from consilia.roles.artifacts import fetch_artifact, publish_artifact
+from consilia.roles.artifacts import fetch_artifact, plaintext_name, publish_artifact
 from consilia.roles.erasure import erase, read_tombstone, tombstones
 from consilia.roles.state import State
 from consilia.roles.storekeeping import (
@@ -195,11 +195,16 @@ def test_nothing_of_an_erased_artifact_is_left_on_the_disk(tmp_path):
     state, store, root, secret = sealed_alone(tmp_path / "home")
     envelope = (tmp_path / "home" / "store" / root.hex()[:2] / root.hex()).read_bytes()
     account = Account.create()
+    plaintext, of_another = (tmp_path / "home" / "work" / plaintext_name(f"dataset/{n}") for n in (1, 11))
+    plaintext.parent.mkdir()
+    for left_by_the_killed in (plaintext, of_another):
+        left_by_the_killed.write_bytes(b"images")
     assert secret in bytes_on_disk(tmp_path) and b"salt-of-a-member" in bytes_on_disk(tmp_path)
     stone = erase(state, store, tmp_path / "home", account, root, "asked for")
     left = bytes_on_disk(tmp_path)
     for gone in (secret, b"salt-of-a-member", envelope[100:200], envelope[-100:]):
         assert gone not in left
+    assert not plaintext.exists() and of_another.exists()
     assert b"another-salt" in left and state.artifact("dataset/11") is not None
     with pytest.raises(ObjectMissingError):
         fetch_artifact(store, root, OWNER, [OWNER.recipient], CONTEXT, tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,13 +124,13 @@ def register(
     from consilia.roles.exchange.datasets import Offering, register_dataset, register_update
     from consilia.settings import HospitalSettings, load
 
-    exchange = open_exchange(home, output)
     offering = Offering(name, title, description, price_wei)
-    if update:
-        task, _, round_index = update.partition("/")
-        if not (task.isdigit() and round_index.isdigit()):
-            raise InputError(f"expected --update TASK/ROUND, such as 1/0, got {update!r}")
-        register_update(exchange, int(task), int(round_index), offering)
+    handed_in = re.fullmatch("([0-9]{1,18})/([0-9]{1,9})", update)
+    if update and not handed_in:
+        raise InputError(f"expected --update TASK/ROUND, such as 1/0, got {update!r}")
+    exchange = open_exchange(home, output)
+    if handed_in:
+        register_update(exchange, int(handed_in[1]), int(handed_in[2]), offering)
         return
     from consilia.imaging.readers import read_dataset
 

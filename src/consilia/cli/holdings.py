@@ -68,6 +68,7 @@ def check(
 ) -> None:
     """Say what cannot be used or waits in quarantine, and why; decide about the quarantine (exit code 1: not clean)."""
     _, holdings = _open(home)
+    make_room(names)
     say = Output("data", output)
     waiting = {item.sop_instance_uid: item for item in holdings.quarantined()}
     decisions: tuple[tuple[list[str], str, Callable[[Quarantined], None]], ...] = (
@@ -192,14 +193,17 @@ def split(
     from consilia.imaging.split import check_no_shared_pixels, split_by_patient
 
     path, _ = _open(home)
+    folder = to or home / "split"
+    make_room(folder, folder=True)
+    files = {name: folder / f"{name}.txt" for name in ("training", "held-out")}
+    for file in files.values():
+        make_room(file)
     dataset = _read(path)
     [training], test = split_by_patient(dataset, 1, seed, held_out)
     check_no_shared_pixels([training, test])
-    folder = to or home / "split"
-    folder.mkdir(parents=True, exist_ok=True)
     say = Output("data", output)
     for name, part in (("training", training), ("held-out", test)):
-        file = folder / f"{name}.txt"
+        file = files[name]
         file.write_text("".join(f"{patient}\n" for patient in part.patients()))
         boxes = sum(len(image.labels) for image in part.images)
         say(name, patients=len(part.patients()), images=len(part), boxes=boxes, file=file.name)
@@ -220,8 +224,8 @@ def preview(
     from consilia.cli.preview.sheet import of_dataset, of_quarantine, write_sheet
 
     path, holdings = _open(home)
-    sheet = of_quarantine(holdings, limit) if quarantine else of_dataset(_read(path), limit)
-    make_room(to)
     page = to or home / ("quarantine.html" if quarantine else "preview.html")
+    make_room(page)
+    sheet = of_quarantine(holdings, limit) if quarantine else of_dataset(_read(path), limit)
     write_sheet(sheet, page)
     Output("data", output)("written", file=page.name, images=sheet.shown, of=sheet.images)

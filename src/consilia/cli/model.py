@@ -222,10 +222,12 @@ def predict(
     from consilia.errors import InputError
     from consilia.imaging.cases import numbered
     from consilia.roles.models.findings import find_everything, require_dicom, write_wanted
-    from consilia.roles.models.use import ModelName, data_of, named_model, read_pictures
+    from consilia.roles.models.pictures import read_pictures
+    from consilia.roles.models.use import ModelName, data_of, named_model
 
     if unknown := set(wanted) - {"coco", "overlays", "sr", "report"}:
         raise InputError(f"--as: expected coco, overlays, sr or report, got {', '.join(sorted(unknown))}")
+    _make_room_for(to, wanted)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
         pictures = read_pictures(named.spec, images)
         if "sr" in wanted:
@@ -242,6 +244,16 @@ def predict(
         skipped=[item.name for item in numbered(findings.skipped)],
         files=[path.relative_to(to).as_posix() for path in written],
     )
+
+
+def _make_room_for(to: Path, wanted: list[str]) -> None:
+    make_room(to, folder=True)
+    for kind in wanted:
+        if kind in ("overlays", "sr"):
+            make_room(to / kind, folder=True)
+    for kind, name in (("coco", "findings.json"), ("report", "report.json"), ("report", "report.html")):
+        if kind in wanted:
+            make_room(to / name)
 
 
 def _write_report(findings: Findings, to: Path, min_score: float) -> list[Path]:
@@ -276,7 +288,8 @@ def export(
 ) -> None:
     """Write a model as ONNX, for square images of its size, and compare it with torch. Exit code 5 if they differ."""
     from consilia.roles.models.findings import export_model
-    from consilia.roles.models.use import ModelName, named_model, read_pictures
+    from consilia.roles.models.pictures import read_pictures
+    from consilia.roles.models.use import ModelName, named_model
 
     make_room(to)
     with named_model(ModelName(home, task, rounds, model, spec)) as named:
@@ -310,7 +323,9 @@ def card(
     from consilia.roles.models.card import card_markdown, model_card
     from consilia.roles.models.catalogue import choose_model
 
-    make_room(to)
+    if to is not None:
+        make_room(to.with_suffix(".md"))
+        make_room(to.with_suffix(".json"))
     with open_view(home, None, None) as view:
         made = model_card(view, choose_model(view, task, rounds), _read_measured(measured))
     if to is None:

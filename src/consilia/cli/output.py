@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.text import Text
@@ -24,18 +25,26 @@ INDENT = "    "
 """Before every line that goes on with the one above; no line of our own begins so."""
 
 
-def make_room(path: Path | None) -> None:
-    """Make the folder of a file that a command will write, before its work and not after it.
+def make_room(path: Path | None, *, folder: bool = False) -> None:
+    """Make the folder of a file that a command will write, or a folder for its files, before its work and not after it.
 
     Raises:
-        InputError: there can be no such folder.
+        InputError: there can be no such folder, nothing can be written there, or the name is taken by another kind.
     """
     if path is None:
         return
+    place = path if folder else path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.is_dir() != folder:
+            taken, wanted = ("file", "folder") if folder else ("folder", "file")
+            raise InputError(f"expected a {wanted} to write, {path.name} is a {taken}: choose another name")
+        place.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=place):  # permissions do not tell: root has them also where nobody can write
+            pass
     except OSError as error:
-        raise InputError(f"expected a folder for {path.name}, it cannot be made: {error.strerror}") from error
+        raise InputError(
+            f"expected a folder for {path.name}, it cannot be made or written to: {error.strerror}"
+        ) from error
 
 
 class Format(StrEnum):

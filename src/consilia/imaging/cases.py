@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,11 +146,15 @@ class Skipped:
     patient: str = ""
     study: str = ""
     """A `study_key`; empty where the file does not tell."""
+    path: Path | None = field(default=None, repr=False, compare=False)
+    """Where it lies, to tell it from others of its name; no report says so. None where no file was found."""
 
 
 def numbered(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
     """The same with a number in place of each name: a file can be named after a patient, and reports travel."""
-    return tuple(replace(item, name=f"file {number}") for number, item in enumerate(skipped, start=1))
+    return tuple(
+        replace(item, name=f"file {number}", path=None) for number, item in enumerate(skipped, start=1)
+    )
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ NOT_ANNOTATED = "expected an entry in the annotations, they do not list this fil
 """Why a file is skipped that may be faultless: nobody knows whether it shows a lesion."""
 
 _FOLDERS = ("", "images", "JPEGImages", "dicom")
-_RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _EDGE_PIXELS = 2.0
 """A box may pass the edge by this much (rounding, padding) and is cut; beyond, it is of another image."""
 
@@ -90,8 +90,13 @@ def read_dicom(path: Path, *, window: WindowHU | None = None) -> Dataset:
     Raises:
         DatasetError: no slice is usable.
     """
-    entries = [_unlabelled(file.relative_to(path).as_posix()) for file in _files_below(path)]
-    return _read(path, AnnotationSet((), tuple(entries)), window, by_uid=True)
+    return _require_images(read_slices(path, files_below(path), window=window))
+
+
+def read_slices(path: Path, files: Iterable[Path], *, window: WindowHU | None = None) -> Dataset:
+    """The same of some files below the folder; no slice need be usable."""
+    entries = [_unlabelled(file.relative_to(path).as_posix()) for file in files]
+    return _look_at(path, AnnotationSet((), tuple(entries)), window, by_uid=True)
 
 
 def read_hospital_split(path: Path) -> dict[str, tuple[str, ...]] | None:
@@ -142,7 +147,7 @@ class _Folder:
     def _by_uid(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         # Each folder by itself too: it may be a link to where the images really are, and a search follows none.
-        for file in sorted({file for folder in self._folders() for file in _files_below(folder)}):
+        for file in sorted({file for folder in self._folders() for file in files_below(folder)}):
             if is_dicom(file):
                 try:
                     found.setdefault(read_ct(file).sop_instance_uid, file)
@@ -155,20 +160,27 @@ class _Folder:
 
     def unlisted(self) -> list[Skipped]:
         """Image files that no annotation names: without one, nobody knows whether they show a lesion."""
-        files = (file for folder in self._folders()[1:] for file in _files_below(folder))
+        files = (file for folder in self._folders()[1:] for file in files_below(folder))
         return [
-            Skipped(file.name, NOT_ANNOTATED) for file in files if file not in self.used and _is_image(file)
+            Skipped(file.name, NOT_ANNOTATED, path=file)
+            for file in files
+            if file not in self.used and _is_image(file)
         ]
 
 
-def _files_below(folder: Path) -> Iterable[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, hidden ones excepted, sorted.
+
+    Raises:
+        DatasetError: it is no folder.
+    """
     if not folder.is_dir():
         raise DatasetError("expected a folder of images, this is none")
     return sorted(file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in _RASTER_SUFFIXES or is_dicom(file)
+    return file.suffix.lower() in RASTER_SUFFIXES or is_dicom(file)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,9 +191,19 @@ class _Loaded:
     slice: CtSlice | None
 
 
-def _read(
-    path: Path, annotations: AnnotationSet, window: WindowHU | None, *, by_uid: bool = False
-) -> Dataset:
+def _read(path: Path, annotations: AnnotationSet, window: WindowHU | None) -> Dataset:
+    return _require_images(_look_at(path, annotations, window, by_uid=False))
+
+
+def _require_images(dataset: Dataset) -> Dataset:
+    if not dataset.images:
+        skipped = dataset.skipped
+        first = f"; the first: {skipped[0].reason}" if skipped else ""
+        raise DatasetError(f"expected usable images in the folder, all of {len(skipped)} were skipped{first}")
+    return dataset
+
+
+def _look_at(path: Path, annotations: AnnotationSet, window: WindowHU | None, *, by_uid: bool) -> Dataset:
     folder = _Folder(path)
     hospital_of = {
         name: hospital for hospital, names in (read_hospital_split(path) or {}).items() for name in names
@@ -192,20 +214,17 @@ def _read(
         try:
             loaded.append(_load(folder, entry, window, hospital_of.get(entry.name, ""), by_uid))
         except UnusableImageError as error:
-            skipped.append(_skip(entry, str(error), known=not by_uid))
+            skipped.append(_skip(entry, str(error), path / entry.name if by_uid else None))
     loaded, inconsistent = _check_series(loaded)
-    skipped += inconsistent + folder.unlisted()
-    if not loaded:
-        first = f"; the first: {skipped[0].reason}" if skipped else ""
-        raise DatasetError(f"expected usable images in the folder, all of {len(skipped)} were skipped{first}")
+    skipped += inconsistent + ([] if by_uid else folder.unlisted())
     images = tuple(item.image for item in loaded)
     return Dataset(path.name, annotations.categories, images, tuple(skipped))
 
 
-def _skip(entry: AnnotatedImage, reason: str, *, known: bool) -> Skipped:
-    """Name what was left out; of a file without annotations nobody knows the patient (`known` is false)."""
-    patient, study = _keys(entry.patient, entry.study, entry.name) if known else ("", "")
-    return Skipped(PurePosixPath(entry.name).name, reason, patient, study)
+def _skip(entry: AnnotatedImage, reason: str, file: Path | None) -> Skipped:
+    """Name what was left out; of a file that was read without annotations, nobody knows the patient."""
+    patient, study = ("", "") if file else _keys(entry.patient, entry.study, entry.name)
+    return Skipped(PurePosixPath(entry.name).name, reason, patient, study, file)
 
 
 def _keys(patient: str, study: str, name: str) -> tuple[str, str]:
@@ -222,7 +241,7 @@ def _load(
             folder.find(entry.name)  # so that it does not count once more, as a file that is not listed
         raise UnusableImageError(entry.problem)
     path = folder.find(entry.name)
-    slice_ = read_ct(path) if by_uid or path.suffix.lower() not in _RASTER_SUFFIXES else None
+    slice_ = read_ct(path) if by_uid or path.suffix.lower() not in RASTER_SUFFIXES else None
     # Decoded once here, so that a damaged file is reported at import and not in the middle of a round.
     height, width = slice_.hu.shape if slice_ else read_raster(path).shape[:2]
     if (entry.width or width, entry.height or height) != (width, height):
@@ -316,7 +335,7 @@ def _geometry(item: _Loaded) -> tuple[object, ...]:
 
 
 def _leave_out(item: _Loaded, reason: str) -> Skipped:
-    return Skipped(item.image.path.name, reason, item.image.patient, item.image.study)
+    return Skipped(item.image.path.name, reason, item.image.patient, item.image.study, item.image.path)
 
 
 def _unlabelled(name: str) -> AnnotatedImage:

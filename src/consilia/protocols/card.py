@@ -11,6 +11,8 @@ from consilia.values import canonical_json, parse_json
 
 MAX_CARD_BYTES = 8192
 """What contracts/exchange.vy takes."""
+MAX_TITLE, MAX_DESCRIPTION = 200, 4000
+"""In characters."""
 
 DEIDENTIFICATION = (
     "rewritten from pixels and geometry; patients, studies and images renamed with a key; whole HU; "
@@ -36,8 +38,8 @@ class Card(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal["consilia/card/v1"] = "consilia/card/v1"
-    title: Annotated[str, Field(min_length=1, max_length=200)]
-    description: Annotated[str, Field(max_length=4000)] = ""
+    title: Annotated[str, Field(min_length=1, max_length=MAX_TITLE)]
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION)] = ""
     dataset: Counts | None = None
     deidentification: str = ""
 

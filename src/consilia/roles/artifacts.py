@@ -14,6 +14,11 @@ from consilia.values import ArtifactContext, Digest
 from consilia.whole_file import whole_file
 
 
+def plaintext_name(name: str) -> str:
+    """The work file in which an artifact's plaintext lies while it is being sealed: erasing has to find it again."""
+    return f"plaintext-{Digest.of(name.encode())}"
+
+
 def publish_artifact(
     store: ArtifactStore,
     state: State,

@@ -16,6 +16,7 @@ from pathlib import Path
 from consilia.crypto.custody import Signer
 from consilia.errors import HomeError, VerificationError
 from consilia.ledger.signing import sign_message
+from consilia.roles.artifacts import plaintext_name
 from consilia.roles.state import State
 from consilia.store import ArtifactStore
 from consilia.values import Address, Digest, canonical_json, parse_json
@@ -50,7 +51,7 @@ class Tombstone:
 def erase(
     state: State, store: ArtifactStore, home: Path, account: Signer, root: Digest, reason: str
 ) -> Tombstone:
-    """Write the tombstone, destroy the secrets, delete the envelope; called again after a crash, it ends what it began.
+    """Write the tombstone, destroy plaintext and secrets, delete the envelope; called again, it ends what it began.
 
     Raises:
         HomeError: no artifact of that root was sealed in this home.
@@ -64,6 +65,10 @@ def erase(
             raise HomeError(f"expected the root of an artifact that this home sealed; {root} is none")
         tombstone = Tombstone(root, account.address, int(time.time()), reason)
         _write(path, tombstone, account)
+    for name in state.artifact_names(
+        root
+    ):  # a process that was killed while it sealed has left the plaintext
+        (home / "work" / plaintext_name(name)).unlink(missing_ok=True)
     state.erase_artifact(root)
     store.delete(root)
     return tombstone

@@ -135,6 +135,12 @@ class State:
             rows = self._sql.execute("SELECT root FROM artifacts").fetchall()
         return {Digest(root) for (root,) in rows}
 
+    def artifact_names(self, root: Digest) -> list[str]:
+        """The names under which one's own sealed artifacts of that root are kept."""
+        with self._lock:
+            rows = self._sql.execute("SELECT name FROM artifacts WHERE root = ?", (bytes(root),)).fetchall()
+        return [name for (name,) in rows]
+
     def erase_artifact(self, root: Digest) -> None:
         """Destroy all that was kept of an artifact: its secret, its draft, and the facts and salts under its name.
 

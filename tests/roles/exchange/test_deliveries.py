@@ -206,5 +206,5 @@ def test_a_false_complaint_must_cost_something(
 def test_fetching_what_is_no_deal_takes_no_step(trade: Trade) -> None:
     deal_id = trade.deal_in(DealState.OFFERED)
     with pytest.raises(InputError, match="the id of one deal"):
-        await_delivery(trade.buyer, "nonsense", 0)
+        await_delivery(trade.buyer, "0bad0bad", 0)
     assert trade.deal(deal_id).state is DealState.OFFERED

@@ -16,7 +16,7 @@ from consilia.detection.inference import load_detector
 from consilia.errors import DatasetError, WeightsError
 from consilia.federation.tensors import LOCAL_KEY, TensorFile, local_names, local_tensors, write_tensors
 from consilia.protocols.task_spec import TaskSpec, parse_toml
-from consilia.roles.models.use import read_pictures
+from consilia.roles.models.pictures import read_pictures
 from consilia.roles.progress import silent
 from consilia.roles.training.local_training import (
     DetectorTrainer,
@@ -120,7 +120,7 @@ from consilia.detection.placement import Placement
 from consilia.protocols.task_spec import parse_bytes
 from consilia.roles.training import ranks
 from consilia.roles.training.local_training import DetectorTrainer
-from consilia.roles.models.use import read_pictures
+from consilia.roles.models.pictures import read_pictures
 from consilia.roles.progress import silent
 from consilia.settings.sections import DataSection
 

@@ -23,6 +23,7 @@ from consilia.ledger.event import Event
 from consilia.protocols.consultation import Offer, Query
 from consilia.protocols.diagnosis import QueryState
 from consilia.roles.credits import Credits
+from consilia.roles.short_ids import first_digits
 from consilia.values import Digest
 
 Moving = Answered | AuditOpened | Scored | Challenged | Accepted | AnswersReleased | QueryClosed
@@ -41,9 +42,9 @@ class DiagnosisLog(Credits):
         """The query whose id begins so, in hex.
 
         Raises:
-            InputError: there is none, or several.
+            InputError: there is none, or several, or hardly a digit of it.
         """
-        wanted = id_prefix.removeprefix("0x").lower()
+        wanted = first_digits(id_prefix)
         found = [query for query_id, query in self.queries.items() if str(query_id).startswith(wanted)]
         if len(found) != 1:
             raise InputError(f"expected the id of one query, {id_prefix!r} begins that of {len(found)}")

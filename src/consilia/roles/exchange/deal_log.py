@@ -23,6 +23,7 @@ from consilia.ledger.exchange_events import (
 from consilia.protocols.card import Card, parse_card
 from consilia.protocols.exchange import Deal, DealState, Request
 from consilia.roles.credits import Credits
+from consilia.roles.short_ids import first_digits
 from consilia.values import Address, ArtifactKind, Digest
 
 
@@ -69,9 +70,9 @@ class ExchangeLog(Credits):
         A root is public, and anybody may register a copy of another's: without an owner the first one is meant.
 
         Raises:
-            InputError: there is none, or several.
+            InputError: there is none, or several, or hardly a digit of it.
         """
-        wanted = root_prefix.removeprefix("0x").lower()
+        wanted = first_digits(root_prefix)
         found = [
             item
             for (account, root), item in self.listings.items()
@@ -87,9 +88,9 @@ class ExchangeLog(Credits):
         """The deal whose id begins so, in hex.
 
         Raises:
-            InputError: there is none, or several.
+            InputError: there is none, or several, or hardly a digit of it.
         """
-        wanted = id_prefix.removeprefix("0x").lower()
+        wanted = first_digits(id_prefix)
         found = [deal for deal_id, deal in self.deals.items() if str(deal_id).startswith(wanted)]
         if len(found) != 1:
             raise InputError(f"expected the id of one deal, {id_prefix!r} begins that of {len(found)}")

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from consilia.detection.examples import Example, prepare
 from consilia.detection.inference import Prediction, load_detector, predict
 from consilia.detection.proposals import judges_proposals, with_proposals
-from consilia.errors import DatasetError, InputError, SpecError, UnusableImageError
-from consilia.imaging.cases import Dataset, LabelledImage, Skipped, WindowHU
-from consilia.imaging.raster import read_raster
-from consilia.imaging.readers import ANNOTATIONS, read_dataset, read_dicom
+from consilia.errors import DatasetError, InputError, SpecError
+from consilia.imaging.cases import Dataset, Skipped
 from consilia.imaging.split import check_no_leak, check_no_shared_pixels
 from consilia.protocols.task_spec import TaskSpec, parse_toml
 from consilia.roles.artifacts import file_digest
 from consilia.roles.models.catalogue import NamedModel, open_model
-from consilia.roles.training.local_training import own_norm_in, read_training_data, with_channels
-from consilia.roles.training.windows import window_of
+from consilia.roles.training.local_training import own_norm_in, read_training_data
 from consilia.settings import HospitalSettings, load_party
 from consilia.settings.sections import DataSection
-
-RASTERS = frozenset({".png", ".jpg", ".jpeg"})
 
 
 @dataclass(frozen=True)
@@ -200,54 +193,3 @@ def matching(predictions: Sequence[Prediction], held_out: HeldOut) -> list[Predi
     if missing:
         raise DatasetError(f"expected findings on every picture, there are none on {len(missing)} of them")
     return [by_name[example.image_id] for example in held_out.examples]
-
-
-def read_pictures(spec: TaskSpec, path: Path) -> Dataset:
-    """All pictures in a folder, to find something on; DICOM in the task's HU windows and channels.
-
-    Annotations only name them: also those that nobody has annotated are read.
-
-    Raises:
-        DatasetError: there is no usable picture.
-    """
-    window = window_of(spec)
-    listed = _annotated(path, window)
-    try:
-        found = read_dicom(path, window=window) if spec.data.format == "dicom" else _read_rasters(path)
-    except DatasetError:
-        if not listed:
-            raise
-        found = Dataset(path.name, (), ())
-    files = {image.path for image in listed}
-    images = (*listed, *(image for image in found.images if image.path not in files))
-    passed_over = {ANNOTATIONS, *(file.name for file in files)}
-    skipped = tuple(item for item in found.skipped if item.name not in passed_over)
-    return with_channels(spec, Dataset(path.name, tuple(spec.data.categories), images, skipped))
-
-
-def _annotated(path: Path, window: WindowHU | None) -> tuple[LabelledImage, ...]:
-    """The pictures that annotations list: these may know a patient that no header does."""
-    if not (path / ANNOTATIONS).is_file() and not (path / "Annotations").is_dir():
-        return ()
-    with suppress(DatasetError):  # an annotation that is wrong keeps nobody from looking at the picture
-        return read_dataset(path, window=window).images
-    return ()
-
-
-def _read_rasters(path: Path) -> Dataset:
-    images, skipped = [], []
-    for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in RASTERS):
-        try:
-            images.append(_unlabelled(file, file.relative_to(path).as_posix()))
-        except UnusableImageError as error:
-            skipped.append(Skipped(file.name, str(error)))
-    if not images:
-        first = f"; the first of {len(skipped)} that cannot be read: {skipped[0].reason}" if skipped else ""
-        raise DatasetError(f"expected PNG or JPEG images in the folder, found none{first}")
-    return Dataset(path.name, (), tuple(images), tuple(skipped))
-
-
-def _unlabelled(file: Path, name: str) -> LabelledImage:
-    height, width = read_raster(file).shape[:2]
-    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    return LabelledImage(name, name, name, width, height, no_boxes, no_labels, None, file)

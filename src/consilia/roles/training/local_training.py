@@ -19,7 +19,7 @@ from consilia.detection.pretrained import take
 from consilia.detection.training import Recipe, StepBudget, Trainer
 from consilia.errors import DatasetError, SpecError
 from consilia.federation.tensors import LOCAL_KEY, local_names
-from consilia.imaging.cases import Dataset, Skipped, WindowHU, numbered
+from consilia.imaging.cases import Dataset, LabelledImage, Skipped, WindowHU, numbered
 from consilia.imaging.channels import with_neighbours, with_windows
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.task_spec import TaskSpec
@@ -182,6 +182,25 @@ def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
         )
     own = dataset if data.patients is None else dataset.subset(_patient_keys(data.patients))
     return with_channels(spec, with_exchanged(own, data.exchanged, window))
+
+
+KINDS = {"dicom": "CT in DICOM", "image": "PNG or JPEG"}
+"""What a TaskSpec's `data.format` means."""
+
+
+def kind_of(spec: TaskSpec) -> str:
+    """The pictures that a task is of, in words."""
+    return f"{KINDS[spec.data.format]} (the task's data.format is {spec.data.format!r})"
+
+
+def is_of_format(spec: TaskSpec, image: LabelledImage) -> bool:
+    """Whether an image is of the kind that a task is of: Hounsfield units, or 8 bits as they are."""
+    return (image.window is not None) == (spec.data.format == "dicom")
+
+
+def other_kind(spec: TaskSpec) -> str:
+    """Why a picture of the other kind is left out."""
+    return f"expected {kind_of(spec)}, this is the other kind"
 
 
 def _patient_keys(path: Path) -> list[str]:
