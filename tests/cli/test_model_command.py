@@ -126,6 +126,27 @@ def test_training_data_that_leaks_is_refused(place: Path, tmp_path: Path, leak: 
         model(place, "eval", "--data", str(place / "held-out"), "--trained-on", str(tmp_path / "leaking"))
 
 
+def test_two_data_sets_without_patients_may_name_their_pictures_alike(place: Path, tmp_path: Path) -> None:
+    for folder, first in (("held-out", 1), ("training", 11)):
+        write_pictures(tmp_path / folder, first)
+        coco = tmp_path / folder / "annotations.json"
+        document = json.loads(coco.read_text())
+        for number, image in enumerate(document["images"], 1):
+            (tmp_path / folder / "images" / image["file_name"]).rename(
+                tmp_path / folder / "images" / f"scan-{number}.png"
+            )
+            del image["patient"]
+            image["file_name"] = f"scan-{number}.png"
+        coco.write_text(json.dumps(document))
+    told = ["--data", str(tmp_path / "held-out"), "--trained-on", str(tmp_path / "training")]
+    assert json.loads(model(place, "eval", *told, "--format", "json"))["leak_checked"]
+    shutil.copy(
+        tmp_path / "held-out" / "images" / "scan-1.png", tmp_path / "training" / "images" / "scan-2.png"
+    )
+    with pytest.raises(DatasetError, match="same pixels"):
+        model(place, "eval", *told)
+
+
 def test_a_hospital_is_held_against_its_own_training_data_and_what_it_got(
     place: Path, tmp_path: Path
 ) -> None:

@@ -147,6 +147,14 @@ def test_check_no_leak_finds_a_shared_patient() -> None:
     check_no_leak([one, replace(of_patients([3]), name="other")])
 
 
+def test_equal_names_of_images_without_a_patient_are_no_leak() -> None:
+    def unknown(name: str) -> Dataset:
+        nobody = replace(image(1, "image:1.png"), patient_known=False)
+        return Dataset(name, ("lesion",), (nobody,))
+
+    check_no_leak([unknown("here"), unknown("there")])
+
+
 def test_a_subset_keeps_what_was_skipped_of_its_patients() -> None:
     whole = replace(
         of_patients([1, 2]), skipped=(Skipped("x", "bad", "p1", "s"), Skipped("y", "bad", "p2", "s"))
