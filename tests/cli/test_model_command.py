@@ -23,6 +23,7 @@ from consilia.errors import DatasetError, InputError, WeightsError
 from consilia.protocols.task_spec import parse_toml
 from consilia.roles.models.card import _measured
 from tests.hospital_home import make_home
+from tests.imaging.ct_files import ct
 from tests.imaging.planted import NAME, NUMBER, leaks
 
 SPEC = """title = "squares"
@@ -236,6 +237,23 @@ def test_predict_names_no_file_that_it_leaves_out_and_looks_at_what_nobody_annot
     assert len(report["skipped"]) == 1
     evaluated = model(place, "eval", "--data", str(tmp_path / "in"), "--to", str(tmp_path / "out" / "e.json"))
     assert not list(leaks(tmp_path / "out", said, evaluated))
+
+
+def test_a_slice_that_no_report_can_refer_to_costs_its_own_report_alone(place: Path, tmp_path: Path) -> None:
+    ct(tmp_path / "in" / "a.dcm")
+    ct(tmp_path / "in" / f"{NAME}.dcm", StudyInstanceUID=None, SeriesInstanceUID="1.2.3.4")
+    (tmp_path / "ct.toml").write_text(SPEC.replace('"image"', '"dicom"'))
+    named = ["--model", str(place / "0.safetensors"), "--spec", str(tmp_path / "ct.toml")]
+    command = ["model", "predict", str(tmp_path / "in"), *named, "--to", str(tmp_path / "out")]
+    wanted = ["--as", "sr", "--as", "report"]
+    done = CliRunner().invoke(app, [*command, *wanted, "--format", "json"], catch_exceptions=False)
+    assert json.loads(done.output)["skipped"] == ["file 1"], done.output
+    assert len(list((tmp_path / "out" / "sr").iterdir())) == 1
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(report["images"]) == 2 and "no DICOM SR: expected StudyInstanceUID" in str(report["skipped"])
+    (tmp_path / "in" / "a.dcm").unlink()
+    with pytest.raises(InputError, match=r"--as sr: .*expected StudyInstanceUID"):
+        CliRunner().invoke(app, [*command, *wanted], catch_exceptions=False)
 
 
 def test_two_detectors_are_compared(place: Path, tmp_path: Path) -> None:

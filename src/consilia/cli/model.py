@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,7 +235,8 @@ def predict(
             require_dicom(pictures)
         own = data_of(home)
         findings = find_everything(named, pictures, own.proposals if own else None)
-    written = write_wanted(findings, to, wanted, min_score)
+    written, unreported = write_wanted(findings, to, wanted, min_score)
+    findings = replace(findings, skipped=(*findings.skipped, *unreported))
     if "report" in wanted:
         written += _write_report(findings, to, min_score)
     Output("model", form)(

@@ -79,6 +79,15 @@ class Reporter:
     """Sentences for whoever reads the report, such as how many audits the model passed."""
 
 
+def check_reportable(source: Path) -> None:
+    """Whether an SR can refer to a file.
+
+    Raises:
+        UnusableImageError: it is no DICOM image that can be referred to.
+    """
+    _header(source)
+
+
 def structured_report(source: Path, findings: Sequence[ReportedFinding], reporter: Reporter) -> Dataset:
     """A Comprehensive SR of the findings on one DICOM image: a closed polyline and a score each (TID 1500, 1410).
 

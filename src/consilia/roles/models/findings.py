@@ -12,7 +12,7 @@ from consilia.detection.examples import prepare
 from consilia.detection.inference import Prediction, load_detector
 from consilia.detection.onnx_export import Agreement, export_onnx
 from consilia.detection.predictions import write_predictions
-from consilia.errors import InputError
+from consilia.errors import InputError, UnusableImageError
 from consilia.imaging.cases import Dataset, LabelledImage, Skipped, numbered
 from consilia.imaging.dicom_file import is_dicom
 from consilia.imaging.structured_report import (
@@ -21,6 +21,7 @@ from consilia.imaging.structured_report import (
     CodedName,
     ReportedFinding,
     Reporter,
+    check_reportable,
     draw_findings,
     structured_report,
 )
@@ -95,24 +96,36 @@ def write_overlays(findings: Findings, folder: Path, min_score: float) -> list[P
     return paths
 
 
-def write_structured_reports(findings: Findings, folder: Path, min_score: float) -> list[Path]:
-    """A DICOM SR for each picture that is DICOM; the others have no study to belong to."""
-    paths = []
+def write_structured_reports(
+    findings: Findings, folder: Path, min_score: float
+) -> tuple[list[Path], list[Skipped]]:
+    """A DICOM SR for each picture that is DICOM (the others have no study to belong to), and those that get none."""
+    paths, skipped = [], []
     for index, image in enumerate(findings.images):
         if is_dicom(image.path):
             path = folder / f"{_stem(index, image)}.dcm"
-            report = structured_report(image.path, findings.reported(index, min_score), findings.reporter)
+            try:
+                report = structured_report(image.path, findings.reported(index, min_score), findings.reporter)
+            except UnusableImageError as error:
+                skipped.append(Skipped(image.path.name, f"no DICOM SR: {error}", path=image.path))
+                continue
             report.save_as(path, enforce_file_format=True)
             paths.append(path)
-    return paths
+    return paths, skipped
 
 
 def require_dicom(pictures: Dataset) -> None:
     """Before the work for DICOM SR: raise an InputError where no picture has a study that a report could belong to."""
-    if not any(is_dicom(image.path) for image in pictures.images):
-        raise InputError(
-            "--as sr: expected pictures in DICOM, these have no study that a report could belong to"
-        )
+    reason = "they are not DICOM"
+    for image in pictures.images:
+        if is_dicom(image.path):
+            try:
+                return check_reportable(image.path)
+            except UnusableImageError as error:
+                reason = str(error)
+    raise InputError(
+        f"--as sr: expected pictures in DICOM, these have no study that a report could belong to: {reason}"
+    )
 
 
 def findings_record(findings: Findings, min_score: float) -> dict[str, Any]:
@@ -157,17 +170,20 @@ def _stem(index: int, image: LabelledImage) -> str:
     return f"{index + 1:05d}-{(name.stem if name.suffix.lower() in SUFFIXES else name.name)[-60:]}"
 
 
-def write_wanted(findings: Findings, folder: Path, wanted: Sequence[str], min_score: float) -> list[Path]:
-    """The files of the wanted kinds: coco, overlays, sr."""
+def write_wanted(
+    findings: Findings, folder: Path, wanted: Sequence[str], min_score: float
+) -> tuple[list[Path], list[Skipped]]:
+    """The files of the wanted kinds: coco, overlays, sr; and the pictures that could not be reported."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = write_coco(findings, folder) if "coco" in wanted else []
+    written, skipped = write_coco(findings, folder) if "coco" in wanted else [], list[Skipped]()
     if "overlays" in wanted:
         (folder / "overlays").mkdir(exist_ok=True)
         written += write_overlays(findings, folder / "overlays", min_score)
     if "sr" in wanted:
         (folder / "sr").mkdir(exist_ok=True)
-        written += write_structured_reports(findings, folder / "sr", min_score)
-    return written
+        reports, skipped = write_structured_reports(findings, folder / "sr", min_score)
+        written += reports
+    return written, skipped
 
 
 ONNX_TRIALS = 20
