@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from consilia.protocols.diagnosis import HEALTHY, ImageRole, QueryImage, QuerySt
 from consilia.protocols.findings import Finding
 from consilia.protocols.query import make_query
 from consilia.roles.audit.home import audit
+from consilia.roles.diagnosis import consultation
 from consilia.roles.diagnosis.diagnoser import task_id_of
 from consilia.roles.progress import silent
 from tests.consortium import consortium
@@ -320,6 +323,29 @@ def test_both_may_be_killed_after_every_step(clinic: Clinic) -> None:
     assert clinic.seer.calls == 1 and len(clinic.hospital.log().queries) == 1
     assert len(clinic.hospital.log().offers) == 1
     clinic.settled()
+
+
+def test_two_processes_of_a_home_open_the_reports_once(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hospital run` beside `consult`: neither takes the other's half-written file for the server's answer."""
+    query_id = clinic.query_in(ANSWERED)
+    opened = []
+    honest = consultation.fetch_artifact
+
+    def fetch_artifact(*arguments: Any) -> Any:
+        opened.append(arguments)
+        time.sleep(0.3)  # long enough for the other to come
+        return honest(*arguments)
+
+    monkeypatch.setattr(consultation, "fetch_artifact", fetch_artifact)
+    processes = [clinic.hospital, clinic.town.new_hospital(0).consultation]
+    threads = [threading.Thread(target=process.advance) for process in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1 and clinic.query(query_id).state is OPENED
 
 
 class _Killed(BaseException):

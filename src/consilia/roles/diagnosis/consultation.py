@@ -42,6 +42,7 @@ from consilia.protocols.findings import from_words, localised
 from consilia.protocols.query import OwnQuery, QuerySecrets, make_query, read_package, write_package
 from consilia.roles.artifacts import fetch_artifact, publish_artifact
 from consilia.roles.diagnosis.query_log import DiagnosisLog, fold_diagnosis
+from consilia.roles.lock import alone
 from consilia.roles.party import Party
 from consilia.values import Digest, Json, Role
 from consilia.whole_file import whole_file
@@ -194,6 +195,9 @@ class Consultation:
             self._say(query.query_id, "the ledger's node refused a step", reason=str(error))
         except (StoreError, VerificationError, InputError) as error:
             self._say(query.query_id, "consultation step failed", reason=str(error))
+        except OSError as error:  # a full disk says nothing of what was answered
+            reason = error.strerror or type(error).__name__
+            self._say(query.query_id, "consultation step failed", reason=reason)
 
     def _take(self, step: Step, query: Query) -> None:
         match step:
@@ -230,24 +234,28 @@ class Consultation:
 
     def _fetch_reports(self, query: Query) -> list[bytes]:
         """The encrypted reports, from this home's copy or from the store."""
-        assert query.reports_root is not None and query.reports is not None, "it is answered"
+        assert query.reports is not None, "it is answered"
         file = self.folder(query.query_id) / REPORTS_FILE
-        if not file.exists():
-            with self.party.store.reader(query.reports_root) as envelope:
-                came_bytes = read_frame(envelope).plaintext_bytes
-            if came_bytes != 40 + REPORT_BYTES * query.images:
-                raise VerificationError(
-                    f"expected the reports of {query.images} images, {came_bytes} bytes came"
-                )
-            fetch_artifact(
-                self.party.store,
-                query.reports_root,
-                self.party.identity,
-                [query.recipient_key, query.offer.recipient_key],
-                self.place.reports_context(query.query_id, query.server),
-                file,
-            )
-        return read_reports(file.read_bytes(), query.query_id, query.images, query.reports)
+        with alone(file.with_name(f"{REPORTS_FILE}.lock")):  # `hospital run` may be at it, beside `consult`
+            if not file.exists():
+                self._open_reports(query, file)
+            data = file.read_bytes()
+        return read_reports(data, query.query_id, query.images, query.reports)
+
+    def _open_reports(self, query: Query, file: Path) -> None:
+        assert query.reports_root is not None, "it is answered"
+        with self.party.store.reader(query.reports_root) as envelope:
+            came_bytes = read_frame(envelope).plaintext_bytes
+        if came_bytes != 40 + REPORT_BYTES * query.images:
+            raise VerificationError(f"expected the reports of {query.images} images, {came_bytes} bytes came")
+        fetch_artifact(
+            self.party.store,
+            query.reports_root,
+            self.party.identity,
+            [query.recipient_key, query.offer.recipient_key],
+            self.place.reports_context(query.query_id, query.server),
+            file,
+        )
 
     def _judge(self, query: Query) -> None:
         """Step 4: accept, or challenge until too few matches are left."""

@@ -287,7 +287,8 @@ class Exchange:
             self.contract.decline(f"exchange/decline/{deal.deal_id}", deal.deal_id, reason)
             self._say(deal, "declined", reason=reason)
             return
-        self.envelope_copy(deal)
+        with self.at_delivery(deal):
+            self.envelope_copy(deal)
         self.contract.confirm(f"exchange/confirm/{deal.deal_id}", deal.deal_id)
         self._say(deal, "confirmed")
 
