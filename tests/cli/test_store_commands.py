@@ -122,7 +122,10 @@ def test_erasing_asks_first_and_says_what_it_cannot_undo(town):
 
     # everybody misses it, who has no tombstone; with it, it was erased and not lost
     stone = home / "tombstones" / f"{update.root}.json"
-    assert consilia("store", "fsck", "--home", home).returncode == 0
+    (stone.parent / "damaged.json").write_text("{}")
+    done = consilia("store", "fsck", "--home", home)
+    assert done.returncode == 0, done.stderr  # what is no tombstone excuses nothing, and ends no check
+    assert "damaged.json: expected a tombstone" in done.stdout and last(done)["step"] == "checked"
     other = town.home / "hospital-1"
     assert consilia("store", "fsck", "--home", other).returncode == 5
     (other / "tombstones").mkdir()

@@ -95,6 +95,21 @@ def test_an_artifact_from_before_the_rotation_opens_on_a_new_machine(
         load_identity(new.identity, PASSWORD)
 
 
+@pytest.mark.parametrize("mode", [0o1777, 0o770])
+def test_no_backup_is_left_where_others_could_put_another(
+    tmp_path: Path, old: KeysSection, mode: int
+) -> None:
+    backup = take_backup(tmp_path / "old", "h", old, PASSWORD, 1)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    with pytest.raises(KeyFileError, match=f"others may write to {shared}"):
+        write_backup(shared / "backup", backup, BACKUP_PASSWORD, CHEAP)
+    with pytest.raises(KeyFileError, match="cannot be used"):
+        write_backup(tmp_path / "nowhere" / "backup", backup, BACKUP_PASSWORD, CHEAP)
+    assert list(shared.iterdir()) == []
+
+
 def test_what_is_missing_is_made_and_what_is_there_stays(old: KeysSection) -> None:
     address = show_keys(old).address
     with pytest.raises(KeyFileError, match="never overwritten"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
+from consilia.crypto.envelope import SECP256K1_ORDER
 from consilia.crypto.keys import Identity, load_account
 from consilia.errors import HomeError, ObjectMissingError, PolicyError, VerificationError
 from consilia.ledger.events import RoundClosed, UpdateRegistered
@@ -29,7 +30,7 @@ from consilia.roles.storekeeping import (
     read_claims,
 )
 from consilia.store.directory import DirectoryStore
-from consilia.values import Digest
+from consilia.values import Digest, canonical_json
 from tests.consortium import PASSWORD, Consortium, consortium, flip_bit
 from tests.crypto.sealing import CONTEXT, seal_bytes
 
@@ -208,7 +209,7 @@ def test_nothing_of_an_erased_artifact_is_left_on_the_disk(tmp_path):
     assert b"another-salt" in left and state.artifact("dataset/11") is not None
     with pytest.raises(ObjectMissingError):
         fetch_artifact(store, root, OWNER, [OWNER.recipient], CONTEXT, tmp_path / "out")
-    assert list(tombstones(tmp_path / "home")) == [stone] and stone.reason == "asked for"
+    assert tombstones(tmp_path / "home") == ([stone], []) and stone.reason == "asked for"
     # again, as after a crash in the middle
     assert erase(state, store, tmp_path / "home", account, root, "other") == stone
 
@@ -246,6 +247,37 @@ def test_a_forged_tombstone_excuses_nothing(tmp_path):
         {"label": "other"},
         {"more": 1},
     ):
-        path.write_text(json.dumps(value | change))
+        path.write_bytes(canonical_json(value | change) + b"\n")
         with pytest.raises(VerificationError, match=r"\.json: expected"):
             read_tombstone(path)
+
+
+def test_a_tombstone_has_one_spelling(tmp_path):
+    state, store, root, _ = sealed_alone(tmp_path / "home")
+    stone = erase(state, store, tmp_path / "home", Account.create(), root, "asked for")
+    path = tmp_path / "home" / "tombstones" / f"{root}.json"
+    value = json.loads(path.read_text())
+    sign = bytes.fromhex(value["signature"])
+    high_s = (SECP256K1_ORDER - int.from_bytes(sign[32:64])).to_bytes(32)
+    for change in (
+        {"owner": stone.owner.lower()},
+        {"root": str(root).upper()},
+        {"erased_at": str(stone.erased_at)},
+        {"erased_at": float(stone.erased_at)},
+        {"signature": sign.hex().upper()},
+        {"signature": (sign[:64] + bytes([sign[64] - 27])).hex()},
+        {"signature": (sign[:32] + high_s + bytes([55 - sign[64]])).hex()},
+    ):
+        path.write_bytes(canonical_json(value | change) + b"\n")
+        with pytest.raises(VerificationError, match=r"\.json: expected"):
+            read_tombstone(path)
+    path.write_text(json.dumps(value))
+    with pytest.raises(VerificationError, match="another spelling"):
+        read_tombstone(path)
+    for text in ("", "[]", "{}", "7", '{"root":7}'):
+        path.write_text(text)
+        with pytest.raises(VerificationError, match="expected a tombstone"):
+            read_tombstone(path)
+    (path.parent / "good.json").write_bytes(canonical_json(value) + b"\n")
+    found, refused = tombstones(tmp_path / "home")
+    assert found == [stone] and len(refused) == 1 and path.name in str(refused[0])

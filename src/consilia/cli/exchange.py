@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from consilia.cli.accounts import parse_account
-from consilia.cli.output import Format, Output
+from consilia.cli.output import Format, Output, printable
 
 if TYPE_CHECKING:
     from consilia.protocols.exchange import Deal
@@ -281,14 +281,18 @@ def _facts(listing: Listing) -> dict[str, str]:
     from consilia.protocols.exchange import Verdict
 
     card = listing.described
-    attested = [f"{Verdict(item.verdict).name.lower()} ({item.attester})" for item in listing.attestations]
+    # one a line, and no note has two: else it could say what another member found
+    attested = [
+        f"{Verdict(item.verdict).name.lower()} ({item.attester}): {printable(item.note)}".removesuffix(": ")
+        for item in listing.attestations
+    ]
     return {
         "root": str(listing.root),
         "kind": listing.kind.name.lower(),
         "owner": listing.owner,
         "price_wei": "make a proposal" if listing.price_wei is None else str(listing.price_wei),
         "bytes": str(listing.size),
-        "attested": "; ".join(attested) or "by nobody",
+        "attested": "\n".join(attested) or "by nobody",
         "description": card.text if card else f"task {listing.task_id}, round {listing.round_index}",
     }
 

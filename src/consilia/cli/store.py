@@ -65,7 +65,10 @@ def fsck(
     settings, say = _settings(home), Output("store", output)
     store = find_store(settings.store)
     claims = read_claims(settings.ledger, show_keys(settings.keys).address)
-    erased = {(tombstone.root, tombstone.owner) for tombstone in tombstones(home)}
+    stones, refused = tombstones(home)
+    for error in refused:
+        say("no tombstone, and no excuse", reason=str(error))
+    erased = {(stone.root, stone.owner) for stone in stones}
     named = {claim.root for claim in claims}
     if everything:
         strays = [root for root in store.roots() if root not in named]

@@ -63,6 +63,23 @@ def write_private(path: Path, data: bytes) -> None:
         raise KeyFileError(f"the key file {path} cannot be written: {error.strerror}") from error
 
 
+def require_private_directory(path: Path) -> None:
+    """Refuse a directory in which others than its owner may put another file in the place of one.
+
+    Raises:
+        KeyFileError: it is one, or there is none.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise KeyFileError(f"the directory {path} cannot be used: {error.strerror}") from error
+    if mode & 0o022:
+        raise KeyFileError(
+            f"others may write to {path} (mode {stat.S_IMODE(mode):04o}): expected a directory of your own alone; "
+            "take another one"
+        )
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory last through a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from eth_utils.address import to_checksum_address
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from consilia.crypto.blinding import point_of
 from consilia.crypto.typed_data import Domain, address_of_point, sign_with_secret
@@ -28,9 +29,16 @@ from consilia.values import Address, Digest, canonical_json, parse_json
 
 DELIVERY_TYPE = "Delivery(bytes32 dealId,uint256 t,uint256 size,uint8 verdict)"
 
+
+def _checksummed(account: str) -> str:
+    if account != to_checksum_address(account):
+        raise ValueError("an account has one spelling, that of EIP-55")
+    return account
+
+
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Signature = Annotated[str, Field(pattern="^[0-9a-f]{130}$")]
-Account = Annotated[str, Field(pattern="^0x[0-9a-fA-F]{40}$")]
+Account = Annotated[str, Field(pattern="^0x[0-9a-fA-F]{40}$"), AfterValidator(_checksummed)]
 Whole = Annotated[int, Field(ge=0, lt=2**256)]
 
 

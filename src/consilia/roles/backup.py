@@ -9,7 +9,12 @@ from pathlib import Path
 from consilia.crypto.backup import Backup, close_backup, open_backup
 from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
 from consilia.crypto.password_box import ScryptCost
-from consilia.crypto.private_files import make_private_directory, read_private, write_private
+from consilia.crypto.private_files import (
+    make_private_directory,
+    read_private,
+    require_private_directory,
+    write_private,
+)
 from consilia.errors import KeyFileError
 from consilia.roles.keys import identity_files, older_folder
 from consilia.settings.sections import KeysSection
@@ -41,8 +46,10 @@ def write_backup(path: Path, backup: Backup, password: str, cost: ScryptCost = S
     """Write a backup under a password, and read it back: one that does not open is worse than none.
 
     Raises:
-        KeyFileError: a file of that name exists, or the disk refuses, or gives back other bytes.
+        KeyFileError: a file of that name exists, or others may write to its folder, or the disk refuses, or gives
+            back other bytes.
     """
+    require_private_directory(path.parent)  # it would not be read back, and there it would lie unread
     write_private(path, close_backup(backup, password, cost))
     if read_backup(path, password) != backup:
         raise KeyFileError(f"{path} was written and reads differently: do not trust this disk")

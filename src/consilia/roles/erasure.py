@@ -7,13 +7,14 @@ have copied or opened before is out of reach.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from eth_hash.auto import keccak
+
 from consilia.crypto.custody import Signer
+from consilia.crypto.typed_data import signer
 from consilia.errors import HomeError, VerificationError
 from consilia.ledger.signing import sign_message
 from consilia.roles.artifacts import plaintext_name
@@ -47,6 +48,10 @@ class Tombstone:
             }
         )
 
+    def to_bytes(self, signature: bytes) -> bytes:
+        """The file: canonical JSON and a line's end."""
+        return canonical_json(parse_json(self.statement()) | {"signature": signature.hex()}) + b"\n"
+
 
 def erase(
     state: State, store: ArtifactStore, home: Path, account: Signer, root: Digest, reason: str
@@ -75,44 +80,56 @@ def erase(
 
 
 def read_tombstone(path: Path) -> Tombstone:
-    """Read a tombstone, anybody's.
+    """Read a tombstone, anybody's, in the one spelling that it has (docs/formats/tombstone.md).
 
     Raises:
         VerificationError: it is none, or its owner did not sign it.
     """
-    from eth_account import Account
-    from eth_account.messages import encode_defunct
-    from eth_keys.exceptions import BadSignature
-    from eth_utils.exceptions import ValidationError
-
     try:
-        value = parse_json(path.read_bytes())
-        signature = bytes.fromhex(value.pop("signature"))
-        label = value.pop("label")
-        tombstone = Tombstone(Digest.from_hex(value.pop("root")), **value)
-        signer = Account.recover_message(encode_defunct(tombstone.statement()), signature=signature)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError, BadSignature) as error:
-        raise VerificationError(f"{path.name}: expected a tombstone; {error}") from error
-    if label != LABEL or signer != tombstone.owner:
-        raise VerificationError(f"{path.name}: expected the signature of {tombstone.owner}, {signer} signed")
+        data = path.read_bytes()
+        value = parse_json(data)
+        tombstone = Tombstone(
+            Digest.from_hex(str(value["root"])),
+            str(value["owner"]),
+            int(value["erased_at"]),
+            str(value["reason"]),
+        )
+        signature = bytes.fromhex(value["signature"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise VerificationError(f"{path.name}: expected a tombstone ({error!r})") from error
+    if tombstone.to_bytes(signature) != data:
+        raise VerificationError(f"{path.name}: expected a tombstone in canonical form, got another spelling")
+    try:
+        found = signer(_signed_digest(tombstone), signature)
+    except VerificationError as error:
+        raise VerificationError(f"{path.name}: {error}") from error
+    if found != tombstone.owner:
+        raise VerificationError(f"{path.name}: expected the signature of {tombstone.owner}, {found} signed")
     return tombstone
 
 
-def tombstones(home: Path) -> Iterator[Tombstone]:
-    """The tombstones in a home: its own, and those that others handed over.
+def tombstones(home: Path) -> tuple[list[Tombstone], list[VerificationError]]:
+    """The tombstones in a home, its own and those that others handed over; and why other files there are none."""
+    found: list[Tombstone] = []
+    refused: list[VerificationError] = []
+    for path in sorted((home / FOLDER).glob("*.json")):
+        try:
+            found.append(read_tombstone(path))
+        except VerificationError as error:
+            refused.append(error)
+    return found, refused
 
-    Raises:
-        VerificationError: one is forged.
-    """
-    return (read_tombstone(path) for path in sorted((home / FOLDER).glob("*.json")))
+
+def _signed_digest(tombstone: Tombstone) -> Digest:
+    statement = tombstone.statement()
+    return Digest(keccak(b"\x19Ethereum Signed Message:\n%d%s" % (len(statement), statement)))
 
 
 def _write(path: Path, tombstone: Tombstone, account: Signer) -> None:
     from eth_account.messages import encode_defunct
 
     signature = sign_message(account, encode_defunct(tombstone.statement()))
-    value = json.loads(tombstone.statement()) | {"signature": signature.hex()}
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(canonical_json(value) + b"\n")
+    partial.write_bytes(tombstone.to_bytes(signature))
     partial.replace(path)

@@ -13,7 +13,7 @@ from consilia.roles.exchange.deal_log import Listing, fold_exchange
 from consilia.roles.exchange.examination import examine, place_of
 from consilia.roles.party import Party
 from consilia.roles.training.task_log import fold
-from consilia.values import ArtifactKind, Digest
+from consilia.values import ArtifactKind
 
 MAX_NOTE_BYTES = 256
 
@@ -32,7 +32,7 @@ def attest(party: Party, listing: Listing, secret: bytes, verdict: Verdict, note
     place = (listing.owner, listing.root, listing.key_hash)
     digest = attestation_digest(domain, party.address, *place, verdict, note)
     ExchangeContract(party.ledger).attest(
-        f"exchange/attest/{listing.root}/{verdict}/{Digest.of(note.encode())}",
+        _next_key(party, listing, f"{int(verdict)} {note}"),
         owner=listing.owner,
         root=listing.root,
         key_hash=listing.key_hash,
@@ -40,6 +40,16 @@ def attest(party: Party, listing: Listing, secret: bytes, verdict: Verdict, note
         note=note,
         signature=sign_with_secret(digest, secret),
     )
+
+
+def _next_key(party: Party, listing: Listing, words: str) -> str:
+    """A key of its own for each change of mind, so that the ledger has what was said last; the same for the same."""
+    name = f"exchange/attest/{listing.owner}/{listing.root}"
+    count, _, last = (party.state.fact(name) or "0 ").partition(" ")
+    if last != words:
+        count = str(int(count) + 1)
+        party.state.remember(name, f"{count} {words}")
+    return f"{name}/{count}"
 
 
 def attest_update(server: Party, root_prefix: str, note: str) -> Verdict:
