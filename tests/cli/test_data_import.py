@@ -156,6 +156,10 @@ def test_an_import_can_be_repeated_and_goes_on_after_it_was_cut(tmp_path: Path) 
     lost.rename(lost.with_name(f".{lost.name}.partial"))  # as a killed import leaves it
     again = data(home, "import", "--from", str(source))
     assert (step(again, "files")["imported"], step(again, "files")["known"]) == (1, 3)
+    removed = [int(str(step(lines, "imported")["attributes_removed"])) for lines in (first, again)]
+    assert removed[0] == 4 * removed[1] > 0  # of this import alone, as the other numbers
+    report = json.loads((home / "data" / "import-report.json").read_text())
+    assert sum(report["removed_attributes"].values()) == sum(removed)
     now = {path: path.read_bytes() for path in (home / "data" / "dicom").rglob("[!.]*.dcm")}
     assert now == {path: content for path, (content, _) in kept.items()}
     assert all(path.stat().st_mtime_ns == time for path, (_, time) in kept.items() if path != lost)

@@ -189,7 +189,7 @@ def _show(consultation: Consultation, query_id: str, output: Format, pacs: str) 
         party.report("second opinion", html=str(paths.html), json=str(paths.json))
     if pacs and shown.outcome == "answer":
         from consilia.roles.diagnosis.results import results_of
-        from consilia.roles.pacs import DicomWeb, send
+        from consilia.roles.dicomweb import DicomWeb, send
 
         made = results_of(consultation.opinion(query), spec, party.state)
         send(DicomWeb(pacs), made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import typer
 from consilia.cli.output import Format, Output
 
 if TYPE_CHECKING:
+    from consilia.errors import PacsError
     from consilia.imaging.importing import Importer
     from consilia.roles.data_import import Wishes
     from consilia.roles.pacs import Wanted
@@ -49,7 +51,7 @@ def import_images(
     output: Format = FORMAT,
 ) -> None:
     """Import images, de-identified, from a folder, DICOMweb, or a PACS by C-STORE, C-MOVE or C-GET."""
-    from consilia.errors import InputError
+    from consilia.errors import InputError, PacsError
     from consilia.imaging.importing import Importer
     from consilia.roles.data_import import Wishes, open_holdings, pseudonymiser
     from consilia.settings import HospitalSettings, load
@@ -59,19 +61,41 @@ def import_images(
     settings, say = load(HospitalSettings, home), Output("import", output)
     importer = Importer(open_holdings(settings.data.path), pseudonymiser(home), category)
     wishes = Wishes(annotations, category, complete)
-    if source.startswith(("http://", "https://")):
-        _from_web(source, token_file, _wanted(study, dates), home, importer, say)
-    elif source and "@" in source and not Path(source).exists():
-        _from_pacs(source, listen, title, _wanted(study, dates), home, importer)
-    elif source:
+    if (
+        source
+        and not source.startswith(("http://", "https://"))
+        and ("@" not in source or Path(source).exists())
+    ):
         _from_folder(Path(source), importer, wishes, say)
         return
-    else:
-        _by_listening(listen, idle_seconds, home, importer, say)
+    failure: PacsError | None = None
+    try:
+        if source.startswith(("http://", "https://")):
+            _from_web(source, token_file, _wanted(study, dates), home, importer, say)
+        elif source:
+            _from_pacs(source, listen, title, _wanted(study, dates), home, importer)
+        else:
+            _by_listening(listen, idle_seconds, home, importer, say)
+    except PacsError as error:
+        failure = error
+    _close(importer, wishes, failure, say)
+
+
+def _close(importer: Importer, wishes: Wishes, failure: PacsError | None, say: Report) -> None:
+    """Keep and tell what came, also where the PACS broke off, and only then say so."""
+    from consilia.errors import PacsError
     from consilia.roles.data_import import finish
 
-    finish(importer, wishes, annotations)
+    lost = importer.summary.not_delivered
+    if failure is None and lost:
+        failure = PacsError(
+            f"{lost} instances were not delivered by the PACS: the same command again fetches what is missing"
+        )
+    # findings that did not come could be on any slice
+    finish(importer, replace(wishes, complete=wishes.complete and failure is None), wishes.annotations)
     _tell(importer, say)
+    if failure is not None:
+        raise failure
 
 
 def _wanted(study: list[str], dates: str) -> Wanted:
@@ -94,13 +118,13 @@ def _from_web(
     url: str, token_file: Path | None, wanted: Wanted, home: Path, importer: Importer, say: Report
 ) -> None:
     from consilia.roles.data_import import progress
-    from consilia.roles.pacs import DicomWeb, fetch, spool
+    from consilia.roles.dicomweb import DicomWeb, fetch
+    from consilia.roles.pacs import spool
 
-    token = token_file.read_text().strip() if token_file is not None else ""
+    token = token_file.read_text(errors="replace").strip() if token_file is not None else ""
+    server = DicomWeb(url, token)
     with spool(home) as folder:
-        for number, path in enumerate(
-            fetch(DicomWeb(url, token), wanted, importer.recognise, folder), start=1
-        ):
+        for number, path in enumerate(fetch(server, wanted, importer, folder), start=1):
             importer.take(path)
             path.unlink()
             progress(importer, number, say)
@@ -112,20 +136,21 @@ def _from_pacs(pacs: str, listen: str, title: str, wanted: Wanted, home: Path, i
     remote = Entity.parse(pacs)
     own = Entity.parse(listen) if listen else Entity(title, "127.0.0.1", 0)
     with spool(home) as folder:
-        listener = Listener(own, folder, importer.take)
+        listener = Listener(own, folder, importer)
         if listen:
             with listener:
-                move(remote, own, wanted)
+                lost = move(remote, own, wanted, importer)
         else:
-            get(remote, own.title, wanted, listener.handle)
+            lost = get(remote, own.title, wanted, importer, listener.handle)
         listener.check()
+        importer.summary.not_delivered += max(0, lost - listener.turned_away)
 
 
 def _by_listening(listen: str, idle_seconds: float, home: Path, importer: Importer, say: Report) -> None:
     from consilia.roles.pacs import Entity, Listener, spool
 
     own = Entity.parse(listen)
-    with spool(home) as folder, Listener(own, folder, importer.take) as listener:
+    with spool(home) as folder, Listener(own, folder, importer) as listener:
         say("listening", title=own.title, host=own.host, port=own.port)
         listener.wait(idle_seconds)
 
@@ -140,6 +165,8 @@ def _tell(importer: Importer, say: Report) -> None:
         say("quarantined", slices=count, reason=reason)
     for reason, count in summary.annotations_left_out.most_common():
         say("annotation left out", count=count, reason=reason)
+    if summary.not_delivered:
+        say("not delivered", instances=summary.not_delivered)
     say(
         "imported",
         images=summary.slices["held"],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
 MAX_FILE_BYTES = 256 * 2**20
+TOO_LARGE = f"expected at most {MAX_FILE_BYTES >> 20} MiB, the file is larger"
 MAX_SEQUENCE_BYTES = 8 * 2**20
 """Of one sequence whose items are not parsed yet; a frame of an enhanced CT needs one or two thousand."""
 MAX_ITEMS = 200_000
@@ -101,7 +102,7 @@ def parse(path: Path, *, pixels: bool = True, only: Sequence[str] = ()) -> FileD
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # its log lines quote header values too
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise UnusableImageError(f"expected at most {MAX_FILE_BYTES >> 20} MiB, the file is larger")
+        raise UnusableImageError(TOO_LARGE)
     with path.open("rb") as plain:
         preamble = plain.read(128)
         if plain.read(4) != b"DICM":

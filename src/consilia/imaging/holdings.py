@@ -10,7 +10,7 @@ import-report.json                           what the last import did
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consilia.errors import DatasetError
+from consilia.imaging.annotations import parse_coco
 from consilia.imaging.burned_in import Box, blank
 from consilia.imaging.coco_file import CocoEntry, drop_from_coco, merge_coco
 from consilia.imaging.decoding import Frames
@@ -91,13 +92,33 @@ class Holdings:
 
     def find(self, series_uid: str, sop_instance_uid: str) -> KeptSlice | None:
         """A slice by its new names where the patient is not known, released, waiting or discarded."""
-        note = self._note(sop_instance_uid)
-        if note.is_file():
-            found = self._read(note)
-            return KeptSlice(found.place, found.width, found.height)
+        noted = self.noted(sop_instance_uid)
+        if noted is not None:
+            return noted
         for path in (self.root / "dicom").glob(f"*/{series_uid}/{sop_instance_uid}.dcm"):
             return kept_slice(path)
         return None
+
+    def noted(self, sop_instance_uid: str) -> KeptSlice | None:
+        """A slice by its new name that waits or was discarded."""
+        note = self._note(sop_instance_uid)
+        if not note.is_file():
+            return None
+        found = self._read(note)
+        return KeptSlice(found.place, found.width, found.height)
+
+    def paths(self) -> dict[str, Path | None]:
+        """Where released slices lie, by new name alone; None where two patients' slices have it."""
+        found: dict[str, Path | None] = {}
+        for path in (self.root / "dicom").glob("*/*/*.dcm"):
+            found[path.stem] = None if path.stem in found else path
+        return found
+
+    def slices_in(self, series: Iterable[str]) -> Iterator[KeptSlice]:
+        """The released slices of series by their folders' names, such as `dicom/<patient>/<series>`."""
+        for name in sorted(series):
+            for path in sorted((self.root / name).glob("*.dcm")):
+                yield kept_slice(path)
 
     def slices(self) -> Iterator[KeptSlice]:
         """All released slices, patient by patient and series by series."""
@@ -162,6 +183,11 @@ class Holdings:
         write_whole(self._note(item.sop_instance_uid), note.model_dump_json().encode())
         self._image(item.sop_instance_uid).unlink(missing_ok=True)
         drop_from_coco(self.root / "annotations.json", self.name_of(item.place))
+
+    def annotated(self) -> set[str]:
+        """The names of the images that annotations speak of."""
+        path = self.root / "annotations.json"
+        return {image.name for image in parse_coco(path).images} if path.is_file() else set()
 
     def annotate(self, categories: tuple[str, ...], entries: list[CocoEntry]) -> None:
         """Merge what annotations say into `annotations.json`; an image that is named again gets the new boxes."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -29,13 +31,15 @@ from consilia.imaging.annotation_objects import (
 from consilia.imaging.annotations import AnnotatedImage, AnnotationSet, annotated, check_name
 from consilia.imaging.coco_file import CocoEntry
 from consilia.imaging.deidentification import Pseudonymiser
-from consilia.imaging.holdings import REPORT, Holdings, KeptSlice, Standing, write_whole
+from consilia.imaging.holdings import REPORT, Holdings, KeptSlice, Standing, kept_slice, write_whole
 from consilia.imaging.intake import Place, clean_slices, frame_name, identify
 from consilia.imaging.raster import read_raster
 
 RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 
+_FRAME_NAME = re.compile(r"[0-9]+(\.[0-9]+)*(#[0-9]+)?")
+"""An original SOPInstanceUID, and a frame where it has several."""
 _TWICE = "expected one entry an image, another entry is of the same image"
 
 
@@ -68,15 +72,17 @@ class ImportSummary:
     annotated_images: int = 0
     boxes: int = 0
     annotations_left_out: Counter[str] = field(default_factory=Counter)
+    not_delivered: int = 0
+    """Instances that a PACS has and did not send."""
     removed_attributes: Counter[str] = field(default_factory=Counter)
 
-    def add_earlier(self, path: Path) -> None:
-        """Add what earlier imports removed, as their report says; a damaged report adds nothing."""
+    def with_earlier(self, path: Path) -> ImportSummary:
+        """With what earlier imports removed, as their report says; a damaged report adds nothing."""
         try:
             earlier = _Earlier.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
-            return
-        self.removed_attributes.update(earlier.removed_attributes)
+            return self
+        return replace(self, removed_attributes=self.removed_attributes + Counter(earlier.removed_attributes))
 
     def to_bytes(self) -> bytes:
         """As JSON, the most frequent first."""
@@ -116,10 +122,15 @@ class Importer:
             else:
                 outcome = self._take_image(path, name)
         except UnusableImageError as error:
-            self.summary.refused[str(error)] += 1
-            outcome = Outcome.REFUSED
+            return self.refuse(str(error))
         self.summary.files[outcome] += 1
         return outcome
+
+    def refuse(self, reason: str) -> Outcome:
+        """Count what cannot be taken in, also what is not worth a file."""
+        self.summary.refused[reason] += 1
+        self.summary.files[Outcome.REFUSED] += 1
+        return Outcome.REFUSED
 
     def recognise(self, series_uid: str, sop_instance_uid: str) -> bool:
         """Whether an image of one frame, by its original names, is here and need not be fetched; count it if so."""
@@ -176,8 +187,26 @@ class Importer:
 
     def size_of(self, name: str) -> tuple[int, int] | None:
         """Width and height of a slice by a name that annotations may use."""
-        known = self._known.get(name) or self._known.get(PurePosixPath(name).name)
+        known = self._find(name)
         return None if known is None else (known.width, known.height)
+
+    def _find(self, name: str) -> KeptSlice | None:
+        """A slice that came by, or, by its original SOPInstanceUID, one that an earlier import took in."""
+        last = PurePosixPath(name).name
+        found = self._known.get(name) or self._known.get(last)
+        if found is not None or name in self._known or last in self._known:
+            return found
+        uid = last.removesuffix(".dcm")
+        if not _FRAME_NAME.fullmatch(uid):
+            return None
+        new = self._pseudonyms.uid(uid)
+        path = self._paths.get(new)
+        return self.holdings.noted(new) or (kept_slice(path) if path is not None else None)
+
+    @cached_property
+    def _paths(self) -> dict[str, Path | None]:
+        """What is held when the first annotation names a slice that did not come by: one walk for all."""
+        return self.holdings.paths()
 
     def annotate(self, given: AnnotationSet | None, pictures: Path | None, *, complete: bool) -> None:
         """Write the boxes to the images that came by: of DICOM objects, and of the given annotations.
@@ -200,10 +229,9 @@ class Importer:
             self.summary.boxes += sum(len(entry.labels) for entry in entries)
 
     def finish(self) -> ImportSummary:
-        """Write the report; what was removed adds up over imports, the rest is of this one."""
+        """Write the report, where what was removed adds up over imports; the summary is of this import alone."""
         path = self.holdings.root / REPORT
-        self.summary.add_earlier(path)
-        write_whole(path, self.summary.to_bytes())
+        write_whole(path, self.summary.with_earlier(path).to_bytes())
         return self.summary
 
     def _from_objects(self) -> AnnotationSet | None:
@@ -218,7 +246,7 @@ class Importer:
         for (uid, frame), boxes in images.items():
             many = f"{uid}#{frame}"
             width, height = sizes.get((uid, frame), (None, None))
-            name = many if many in self._known else uid
+            name = many if self._find(many) is not None else uid
             entries.append(annotated(name, boxes, width=width, height=height))
         return AnnotationSet(tuple(names), tuple(entries))
 
@@ -235,8 +263,10 @@ class Importer:
         try:
             if image.problem:
                 raise UnusableImageError(image.problem)
-            known = self._known.get(image.name) or self._known.get(PurePosixPath(image.name).name)
+            known = self._find(image.name)
             if known is not None:
+                if self.holdings.standing(known.place) is Standing.DISCARDED:
+                    raise UnusableImageError("expected an image that is kept, a person has discarded it")
                 return _entry(image, known, Holdings.name_of(known.place))
             return self._picture(image, pictures)
         except UnusableImageError as error:
@@ -263,13 +293,17 @@ class Importer:
         return _entry(image, known, name)
 
     def _rest_of_series(self, entries: list[CocoEntry]) -> list[CocoEntry]:
-        named = {entry.name for entry in entries}
-        series = {name.rsplit("/", 1)[0] for name in named}
+        """The slices of these entries' series of which nobody speaks, and nobody spoke in an earlier import."""
+        spoken_of = {entry.name for entry in entries} | self.holdings.annotated()
+        series = {entry.name.rsplit("/", 1)[0] for entry in entries}
         rest = {Holdings.name_of(known.place): known for known in self._known.values() if known is not None}
+        rest |= {Holdings.name_of(known.place): known for known in self.holdings.slices_in(series)}
         return [
             _entry(annotated(name, []), known, name)
             for name, known in sorted(rest.items())
-            if name not in named and name.rsplit("/", 1)[0] in series
+            if name not in spoken_of
+            and name.rsplit("/", 1)[0] in series
+            and self.holdings.standing(known.place) is not Standing.DISCARDED
         ]
 
 

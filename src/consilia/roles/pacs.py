@@ -1,6 +1,7 @@
-"""Images from a hospital's PACS: over DICOMweb, or by DIMSE, where we listen (C-STORE) or ask (C-MOVE, C-GET).
+"""Images from a hospital's PACS by DIMSE, where we listen (C-STORE) or ask (C-MOVE, C-GET).
 
-An original is on disk for as long as it takes to de-identify it: in a folder of the home that only its owner reads.
+What cannot be used, or does not come, is counted by the importer: no text of the PACS is passed on. An original is on
+disk for as long as it takes to de-identify it: in a folder of the home that only its owner reads.
 """
 
 from __future__ import annotations
@@ -8,36 +9,41 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consilia.errors import InputError, PacsError, PacsUnreachableError
+from consilia.errors import ConsiliaError, InputError, PacsError, PacsUnreachableError
 from consilia.imaging.annotation_objects import REPORTS, SEGMENTATION
 from consilia.imaging.dicom import CT_IMAGE_STORAGE, ENHANCED_CT_STORAGE
-from consilia.imaging.dicom_file import MAX_FILE_BYTES
-from consilia.imaging.importing import Outcome
+from consilia.imaging.dicom_file import MAX_FILE_BYTES, TOO_LARGE, parser_errors
+from consilia.imaging.importing import Importer
 
 if TYPE_CHECKING:
     from pynetdicom import AE
     from pynetdicom.events import Event
 
 STORED = (CT_IMAGE_STORAGE, *ENHANCED_CT_STORAGE, *REPORTS, SEGMENTATION)
-MODALITIES = ("CT", "SR", "SEG")
+_BESIDE = "7 7.1 7.2 7.3 7.4 66 66.5 66.7 88.35 88.40 88.50 88.59 88.65 88.67 88.68 88.69 88.71 88.73 88.76"
+BESIDE = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in _BESIDE.split())
+"""Secondary captures, raw data, other reports and segmentations: they lie in the same series, so they may come, and are
+refused and counted. Otherwise the PACS would count them as not delivered, and hardly an import were complete."""
+MODALITIES = ("CT", "SR", "SEG", "")
+"""Without one, nobody knows: it comes, and is looked at."""
+NO_UID = "expected UIDs of studies, series and instances in the PACS's answers, one has something else"
 
 _FIND, _MOVE, _GET = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3))
 """Study Root Query/Retrieve (PS3.4 C.6.2)."""
 _ECHO = "1.2.840.10008.1.1"
-_SUCCESS, _NOT_UNDERSTOOD, _NO_ROOM = 0x0000, 0xC000, 0xA700
+_SUCCESS, _NOT_UNDERSTOOD, _NO_ROOM, _FAILED = 0x0000, 0xC000, 0xA700, 0x0110
 _PENDING = (0xFF00, 0xFF01)
-
-Take = Callable[[Path], Outcome]
-"""What to do with a received file; it is deleted afterwards."""
+_SOME_LOST, _ALL_LOST = 0xB000, 0xA702
+"""Of the transfers of a C-MOVE or C-GET (PS3.4 C.4.2.1.5)."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,23 @@ class Wanted:
             raise InputError("expected --study or --dates: a whole PACS is not asked for by accident")
         if self.dates and not re.fullmatch(r"[0-9]{8}?(-[0-9]{8})?", self.dates):
             raise InputError("expected --dates YYYYMMDD or YYYYMMDD-YYYYMMDD")
-        if not all(re.fullmatch(r"[0-9.]{1,64}", study) for study in self.studies):
+        if not all(is_uid(study) for study in self.studies):
             raise InputError("expected StudyInstanceUIDs (0020,000D) as --study")
+
+
+def is_uid(text: object) -> bool:
+    """Whether it is a UID (PS3.5 9.1), leading zeros forgiven: anything else could be a name."""
+    return isinstance(text, str) and len(text) <= 64 and bool(re.fullmatch(r"[0-9]+(\.[0-9]+)*", text))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Nothing that they log or warn of: it quotes identifiers."""
+    for name in ("dicomweb_client", "pydicom", "pynetdicom", "retrying", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -86,7 +107,8 @@ def spool(home: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     try:
-        yield folder
+        with quiet_libraries():
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -97,11 +119,11 @@ def spool(home: Path) -> Iterator[Path]:
 class Listener:
     """A C-STORE server: takes what is sent, one file at a time, and answers when it is kept."""
 
-    def __init__(self, own: Entity, folder: Path, take: Take) -> None:
-        self._own, self._folder, self._take = own, folder, take
+    def __init__(self, own: Entity, folder: Path, importer: Importer) -> None:
+        self._own, self._folder, self._importer = own, folder, importer
         self._lock = threading.Lock()
         self._server: Any = None
-        self.received = 0
+        self.received = self.turned_away = 0
         self.failure: Exception | None = None
         self.last_heard = time.monotonic()
 
@@ -131,17 +153,22 @@ class Listener:
             except OSError as error:  # a full disk must be told to the sender, who then sends again
                 self.failure = error
                 return _NO_ROOM
+            except ConsiliaError as error:
+                self.failure = error
+                return _FAILED
             finally:
                 self.last_heard = time.monotonic()
 
     def _store(self, event: Event) -> int:
         data = event.encoded_dataset()
         if len(data) > MAX_FILE_BYTES:
+            self._importer.refuse(TOO_LARGE)
+            self.turned_away += 1
             return _NOT_UNDERSTOOD
         path = self._folder / f"{self.received}.dcm"
         path.write_bytes(data)
         try:
-            self._take(path)
+            self._importer.take(path)
         finally:
             path.unlink()
         return _SUCCESS
@@ -157,7 +184,10 @@ class Listener:
 
         Raises:
             PacsError: the disk took nothing more.
+            ConsiliaError: what the data folder holds is damaged.
         """
+        if isinstance(self.failure, ConsiliaError):
+            raise self.failure
         if self.failure is not None:
             raise PacsError(f"cannot keep what was sent: {type(self.failure).__name__}")
 
@@ -165,11 +195,10 @@ class Listener:
 def _entity(title: str) -> AE:
     from pynetdicom import AE, ALL_TRANSFER_SYNTAXES
 
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # its log quotes identifiers
     entity = AE(ae_title=title)
     entity.maximum_associations = 4
     entity.network_timeout = entity.dimse_timeout = 60
-    for name in STORED:
+    for name in (*STORED, *BESIDE):
         entity.add_supported_context(name, ALL_TRANSFER_SYNTAXES)
     entity.add_supported_context(_ECHO)
     return entity
@@ -178,22 +207,33 @@ def _entity(title: str) -> AE:
 # We ask, by DIMSE
 
 
-def move(pacs: Entity, own: Entity, wanted: Wanted) -> None:
+def move(pacs: Entity, own: Entity, wanted: Wanted, importer: Importer) -> int:
     """Have a PACS send studies to us, who must be listening and known to it (C-FIND, then C-MOVE).
+
+    Returns:
+        How many instances it could not deliver, by its own count.
 
     Raises:
         PacsError: it refuses.
         PacsUnreachableError: nobody answers.
     """
-
+    lost = 0
     with _association(pacs, own.title, (_FIND, _MOVE)) as association:
-        for query in _series(association, wanted):
-            for status, _ in association.send_c_move(query, own.title, _MOVE):
-                _check(status, "C-MOVE: does it know our AE title, host and port?")
+        for query in _series(association, wanted, importer):
+            for status, identifier in association.send_c_move(query, own.title, _MOVE):
+                lost += _not_delivered(
+                    status, identifier, "C-MOVE: does it know our AE title, host and port?"
+                )
+    return lost
 
 
-def get(pacs: Entity, own_title: str, wanted: Wanted, handle: Callable[[Event], int]) -> None:
+def get(
+    pacs: Entity, own_title: str, wanted: Wanted, importer: Importer, handle: Callable[[Event], int]
+) -> int:
     """Fetch studies over the association that we open: nobody needs to reach us (C-FIND, then C-GET).
+
+    Returns:
+        How many instances the PACS could not deliver, by its own count.
 
     Raises:
         PacsError: it refuses.
@@ -201,11 +241,13 @@ def get(pacs: Entity, own_title: str, wanted: Wanted, handle: Callable[[Event], 
     """
     from pynetdicom import evt
 
+    lost = 0
     handlers = [(evt.EVT_C_STORE, handle)]
     with _association(pacs, own_title, (_FIND, _GET), stored=True, handlers=handlers) as association:
-        for query in _series(association, wanted):
-            for status, _ in association.send_c_get(query, _GET):
-                _check(status, "C-GET")
+        for query in _series(association, wanted, importer):
+            for status, identifier in association.send_c_get(query, _GET):
+                lost += _not_delivered(status, identifier, "C-GET")
+    return lost
 
 
 @contextmanager
@@ -223,7 +265,7 @@ def _association(
     for model in models:
         entity.add_requested_context(model)
     roles: list[Any] = []
-    for name in STORED if stored else ():
+    for name in (*STORED, *BESIDE) if stored else ():
         entity.add_requested_context(name, ALL_TRANSFER_SYNTAXES)
         roles.append(build_role(name, scp_role=True))
     association = entity.associate(
@@ -235,31 +277,47 @@ def _association(
         raise PacsUnreachableError("nobody answers as a PACS at this host and port")
     try:
         yield association
+    except ValueError:  # by pynetdicom: no presentation context
+        raise PacsError("the PACS does not take queries, C-MOVE or C-GET of Study Root from us") from None
+    except RuntimeError:
+        raise PacsUnreachableError("the PACS has ended the association") from None
     finally:
         association.release()
 
 
-def _series(association: Any, wanted: Wanted) -> Iterator[Any]:
+def _series(association: Any, wanted: Wanted, importer: Importer) -> Iterator[Any]:
     """Queries, one a series of a kind that we read, each ready for C-MOVE or C-GET."""
-    found = (pair for study in _studies(association, wanted) for pair in _series_of(association, study))
+    studies = wanted.studies or _studies(association, wanted, importer)
+    found = (pair for study in studies for pair in _series_of(association, study, importer))
     for study, series in dict.fromkeys(found):  # a PACS lists a study twice that has two patients
         yield _query("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series)
 
 
-def _series_of(association: Any, study: str) -> Iterator[tuple[str, str]]:
+def _series_of(association: Any, study: str, importer: Importer) -> Iterator[tuple[str, str]]:
     query = _query("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="")
     for found in _find(association, query):
-        if found.get("Modality") in MODALITIES and found.get("SeriesInstanceUID"):
-            yield study, str(found.SeriesInstanceUID)
+        if _text(found, "Modality") not in MODALITIES:
+            continue
+        if is_uid(series := _text(found, "SeriesInstanceUID")):
+            yield study, series
+        else:
+            importer.refuse(NO_UID)
 
 
-def _studies(association: Any, wanted: Wanted) -> tuple[str, ...]:
-    if wanted.studies:
-        return wanted.studies
-    query = _query("STUDY", StudyDate=wanted.dates, StudyInstanceUID="")
-    return tuple(
-        str(found.StudyInstanceUID) for found in _find(association, query) if "StudyInstanceUID" in found
-    )
+def _studies(association: Any, wanted: Wanted, importer: Importer) -> Iterator[str]:
+    for found in _find(association, _query("STUDY", StudyDate=wanted.dates, StudyInstanceUID="")):
+        if is_uid(study := _text(found, "StudyInstanceUID")):
+            yield study
+        else:
+            importer.refuse(NO_UID)
+
+
+def _text(found: Any, keyword: str) -> str:
+    """A value of an answer, empty where there is none; it is decoded only now, and may be anything."""
+    try:
+        return str(found.get(keyword) or "").rstrip("\0 ")
+    except parser_errors():
+        return ""
 
 
 def _query(level: str, **keys: str) -> Any:
@@ -273,112 +331,41 @@ def _query(level: str, **keys: str) -> Any:
 
 
 def _find(association: Any, query: Any) -> list[Any]:
+    """What is found; an answer that is no DICOM is an empty one."""
+    from pydicom.dataset import Dataset
+
     found = []
     for status, identifier in association.send_c_find(query, _FIND):
-        _check(status, "C-FIND")
-        if identifier is not None:
-            found.append(identifier)
+        code = _code(status, "C-FIND")
+        if code in _PENDING:
+            found.append(Dataset() if identifier is None else identifier)
+        elif code != _SUCCESS:
+            raise PacsError(f"the PACS answered C-FIND with status {code:04X}")
     return found
 
 
-def _check(status: Any, step: str) -> None:
-    code = status.Status if "Status" in status else None
-    if code is None:
-        raise PacsUnreachableError(f"the PACS stopped answering during {step}")
-    if (
-        code not in (_SUCCESS, *_PENDING) and code != 0xB000
-    ):  # 0xB000: some of the transfers failed, and are told
+def _not_delivered(status: Any, identifier: Any, step: str) -> int:
+    """How many transfers of a series have failed, by its last answer; the other series are asked for all the same."""
+    code = _code(status, step)
+    if code in _PENDING:
+        return 0
+    if code not in (_SUCCESS, _SOME_LOST, _ALL_LOST):
         raise PacsError(f"the PACS answered {step} with status {code:04X}")
+    failed = status.get("NumberOfFailedSuboperations")
+    if failed is None:  # it need not be there
+        failed = int(code != _SUCCESS)
+    return max(int(failed), _listed(identifier), int(code == _ALL_LOST))
 
 
-# We ask, over DICOMweb
-
-
-@dataclass(frozen=True)
-class DicomWeb:
-    """Where QIDO and WADO begin, and what lets us in."""
-
-    url: str
-    token: str = ""
-
-
-def fetch(
-    server: DicomWeb, wanted: Wanted, known: Callable[[str, str], bool], folder: Path
-) -> Iterator[Path]:
-    """The instances of studies, one file each; `known` says of a series and an instance that it needs no fetching.
-
-    Raises:
-        PacsError: the server refuses, or its answer is not DICOM.
-        PacsUnreachableError: nobody answers.
-    """
-    from dicomweb_client.api import DICOMwebClient
-
-    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)  # its log quotes identifiers
-    headers = {"Authorization": f"Bearer {server.token}"} if server.token else None
-    with _web_errors():
-        client = DICOMwebClient(server.url, headers=headers)
-        client.set_http_retry_params(retry=True, max_attempts=3, wait_exponential_multiplier=200)
-        for study, series in dict.fromkeys(_web_series(client, wanted)):
-            for item in client.search_for_instances(study, series):
-                uid = _value(item, "00080018")
-                if not known(series, uid):
-                    yield _retrieve(client, (study, series, uid), folder)
-
-
-def send(server: DicomWeb, instances: Sequence[Any]) -> None:
-    """Store results, such as a structured report, in the PACS (STOW-RS, PS3.18 10.5).
-
-    Raises:
-        PacsError: the server refuses one of them.
-        PacsUnreachableError: nobody answers.
-    """
-    from dicomweb_client.api import DICOMwebClient
-
-    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)
-    headers = {"Authorization": f"Bearer {server.token}"} if server.token else None
-    with _web_errors():
-        reply = DICOMwebClient(server.url, headers=headers).store_instances(instances)
-    stored = len(reply.get("ReferencedSOPSequence") or ())
-    if stored != len(instances):
-        raise PacsError(f"expected the PACS to store {len(instances)} results, it took {stored}")
-
-
-def _web_series(client: Any, wanted: Wanted) -> Iterator[tuple[str, str]]:
-    studies = wanted.studies or tuple(
-        _value(item, "0020000D")
-        for item in client.search_for_studies(search_filters={"StudyDate": wanted.dates})
-    )
-    for study in studies:
-        for item in client.search_for_series(study):
-            if _value(item, "00080060") in MODALITIES:
-                yield study, _value(item, "0020000E")
-
-
-def _value(item: dict[str, Any], tag: str) -> str:
-    return str(item.get(tag, {}).get("Value", [""])[0])
-
-
-def _retrieve(client: Any, names: tuple[str, str, str], folder: Path) -> Path:
-    # any transfer syntax: as it is stored, not transcoded
-    image = client.retrieve_instance(*names, media_types=(("application/dicom", "*"),))
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".dcm", delete=False) as file:
-        image.save_as(file, enforce_file_format=True)
-    return Path(file.name)
-
-
-@contextmanager
-def _web_errors() -> Iterator[None]:
-    """Texts of these libraries quote URLs, and so identifiers: only the kind of failure is passed on."""
-    import warnings
-
-    import requests
-
+def _listed(identifier: Any) -> int:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except requests.HTTPError as error:
-        status = error.response.status_code if error.response is not None else "an error"
-        raise PacsError(f"the DICOMweb server answered {status}: check address and rights") from None
-    except requests.RequestException:
-        raise PacsUnreachableError("nobody answers as a DICOMweb server at this address") from None
+        listed = identifier.get("FailedSOPInstanceUIDList") if identifier is not None else None
+    except parser_errors():
+        return 0
+    return len(listed) if isinstance(listed, Sequence) and not isinstance(listed, str) else int(bool(listed))
+
+
+def _code(status: Any, step: str) -> int:
+    if "Status" not in status:
+        raise PacsUnreachableError(f"the PACS stopped answering during {step}")
+    return int(status.Status)

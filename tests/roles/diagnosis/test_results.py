@@ -15,7 +15,7 @@ from consilia.imaging.ct_file import SliceIdentity, write_ct_file
 from consilia.imaging.phantom import SITES
 from consilia.protocols.task_spec import parse_toml
 from consilia.roles.diagnosis.results import results_of
-from consilia.roles.pacs import DicomWeb, send
+from consilia.roles.dicomweb import DicomWeb, send
 from tests.consortium import spec_toml
 from tests.orthanc import Orthanc, require_orthanc
 from tests.roles.asking import LESION, Clinic, Seer, wrong_half
