@@ -18,11 +18,13 @@ from consilia.settings.sections import DataSection
 from tests.consortium import Steps, read_weights, spec_toml
 from tests.roles.trading import write_images
 
+SPEC = spec_toml(2).replace("[data]", '[data]\nformat = "image"')
+
 
 @pytest.fixture
 def spec() -> TaskSpec:
     """A task on 64 pixels."""
-    return parse_toml(spec_toml(2))
+    return parse_toml(SPEC)
 
 
 def test_exchanged_data_join_ones_own(tmp_path: Path, spec: TaskSpec) -> None:
@@ -75,6 +77,6 @@ def test_an_update_starts_a_local_model(
     assert started == [out, update]
     assert [line["rounds"] for line in steps.named("local model trained")] == [1, 2, 1]
     assert json.loads((tmp_path / "models" / "local.json").read_text())["started_from"]["deal"] == "two"
-    small = parse_toml(spec_toml(2).replace("image_size = 64", 'image_size = 64\ndetector = "retinanet"'))
+    small = parse_toml(SPEC.replace("image_size = 64", 'image_size = 64\ndetector = "retinanet"'))
     with pytest.raises(WeightsError):
         advance_local_model(tmp_path, small, data, delivered, silent)

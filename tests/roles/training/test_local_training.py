@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from tests.consortium import read_weights, spec_toml
 from tests.imaging.ct_files import ct
 from tests.roles.trading import write_images
 
+PLAIN = 'format = "image"'
+
 
 def spec_with(training: str = "", data: str = "") -> TaskSpec:
     text = spec_toml(2, rounds=4, training=training)
@@ -43,7 +46,7 @@ def is_norm(name: str) -> bool:
 
 
 def test_normalisation_stays_in_the_hospitals_home(tmp_path: Path) -> None:
-    spec, own_norm = spec_with("local_norm = true"), tmp_path / "home" / "norm"
+    spec, own_norm = spec_with("local_norm = true", PLAIN), tmp_path / "home" / "norm"
     data = DataSection(path=write_images(tmp_path / "data"))
     first, update = tmp_path / "w0", tmp_path / "update"
     write_initial_model(spec, first)
@@ -107,8 +110,23 @@ def test_the_recipe_is_the_specs() -> None:
 )
 def test_channels_of_hounsfield_units_are_refused_for_plain_pictures(tmp_path: Path, asked: str) -> None:
     data = DataSection(path=write_images(tmp_path / "data"))
-    with pytest.raises(DatasetError, match="which only CT in DICOM has: 4 of 4 images"):
+    with pytest.raises(DatasetError, match=r"CT in DICOM .* all 4 pictures are of the other kind"):
         read_training_data(spec_with(data=asked), data)
+
+
+def test_a_task_is_trained_on_the_kind_of_pictures_that_it_is_of(tmp_path: Path) -> None:
+    data = DataSection(path=write_images(tmp_path / "data"), exchanged=tmp_path / "exchanged")
+    assert len(read_training_data(spec_with(data=PLAIN), data)) == 4
+    with pytest.raises(DatasetError, match=r"CT in DICOM .*'dicom'.* all 4 pictures are of the other kind"):
+        read_training_data(spec_with(), data)
+    coco = json.loads((data.path / "annotations.json").read_text())
+    coco["images"].append({"id": 9, "file_name": "a.dcm"})
+    (data.path / "annotations.json").write_text(json.dumps(coco))
+    ct(data.path / "dicom" / "a.dcm")
+    for spec, kept, left_out in ((spec_with(), 1, 4), (spec_with(data=PLAIN), 4, 1)):
+        mixed = read_training_data(spec, data)
+        assert (len(mixed), len(mixed.skipped)) == (kept, left_out)
+        assert all("data.format" in item.reason and item.patient for item in mixed.skipped)
 
 
 RANKS = """
@@ -149,7 +167,7 @@ else:
 @pytest.mark.slow
 def test_two_ranks_of_torchrun_train_one_model(tmp_path: Path) -> None:
     """Each sees its half of the batch; without averaged gradients the two models would part at the first step."""
-    spec = spec_with("batch_size = 2")
+    spec = spec_with("batch_size = 2", PLAIN)
     write_images(tmp_path / "data")
     write_initial_model(spec, tmp_path / "w0")
     (tmp_path / "spec").write_bytes(spec.to_bytes())

@@ -169,10 +169,10 @@ def _augment_of(spec: TaskSpec) -> Augment:
 
 
 def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
-    """Read a hospital's data in the task's HU window, and check that its classes are the task's.
+    """Read a hospital's data in the task's HU window, and check that classes and kind are the task's.
 
     Raises:
-        DatasetError: nothing is usable, or the classes differ.
+        DatasetError: nothing is usable, the classes differ, or no picture is of the task's `data.format`.
     """
     window = window_of(spec)
     dataset = read_dataset(data.path, window=window)
@@ -181,7 +181,9 @@ def read_training_data(spec: TaskSpec, data: DataSection) -> Dataset:
             f"the task's classes are {', '.join(spec.data.categories)}, the data has {', '.join(dataset.categories)}"
         )
     own = dataset if data.patients is None else dataset.subset(_patient_keys(data.patients))
-    return with_channels(spec, with_exchanged(own, data.exchanged, window))
+    if own.images and not any(is_of_format(spec, image) for image in own.images):
+        raise DatasetError(f"expected {kind_of(spec)}, all {len(own.images)} pictures are of the other kind")
+    return with_channels(spec, _of_format(spec, with_exchanged(own, data.exchanged, window)))
 
 
 KINDS = {"dicom": "CT in DICOM", "image": "PNG or JPEG"}
@@ -201,6 +203,14 @@ def is_of_format(spec: TaskSpec, image: LabelledImage) -> bool:
 def other_kind(spec: TaskSpec) -> str:
     """Why a picture of the other kind is left out."""
     return f"expected {kind_of(spec)}, this is the other kind"
+
+
+def _of_format(spec: TaskSpec, dataset: Dataset) -> Dataset:
+    """The images that are of the task's kind; the others are left out by name."""
+    others = [image for image in dataset.images if not is_of_format(spec, image)]
+    skipped = [Skipped(i.path.name, other_kind(spec), i.patient, i.study, i.path) for i in others]
+    kept = tuple(image for image in dataset.images if is_of_format(spec, image))
+    return replace(dataset, images=kept, skipped=(*dataset.skipped, *skipped))
 
 
 def _patient_keys(path: Path) -> list[str]:
