@@ -85,10 +85,19 @@ def test_eval_writes_figures_with_intervals_and_a_page(place: Path, tmp_path: Pa
     assert "mAP@.5       1.000 [1.000, 1.000]" in said and "4 of 4" in said
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["map50"] == 1 and record["map50_interval"] == [1, 1] and record["patients"] == 4
+    assert record["froc_intervals"] == [[1, 1]] * 7
     assert "patient-" not in json.dumps(record), "no patient's key leaves the hospital in a report"
     write_page(tmp_path / "a.html", record)
     page = (tmp_path / "a.html").read_text()
     assert "mAP@.5 of 1.000 on 4 patients" in page and "4 名患者上的" in page
+    assert "Thin lines: 95% interval" in page and page.count('class="curve local"') == 3
+    for checked, told in ((True, 0), (False, 1)):
+        write_page(tmp_path / "a.html", record | {"leak_checked": checked})
+        assert (tmp_path / "a.html").read_text().count("Leak not checked") == told
+        assert "\n".join(_measured(record | {"leak_checked": checked})).count("Leak not checked") == told
+    alone = record | {"froc_intervals": [None] * 7}
+    write_page(tmp_path / "a.html", alone)
+    assert "Thin lines" not in (tmp_path / "a.html").read_text()
 
 
 def test_pictures_of_unknown_patients_are_not_called_patients(place: Path, tmp_path: Path) -> None:
@@ -110,6 +119,10 @@ def test_pictures_of_unknown_patients_are_not_called_patients(place: Path, tmp_p
         page = (tmp_path / "a.html").read_text()
         assert "on images of unknown patients" in page and f"bootstrap over {over}." in page
     assert "Patients with a lesion found" not in page
+    compared = ["--data", str(tmp_path / "held-out"), "--other", str(place / "1.safetensors")]
+    said = model(place, "compare", *compared, "--to", str(tmp_path / "c.json"))
+    assert "intervals are over images:" in said
+    assert json.loads((tmp_path / "c.json").read_text())["intervals"]["over"] == "images"
 
 
 def test_eval_of_the_model_itself(place: Path) -> None:

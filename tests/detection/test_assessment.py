@@ -104,6 +104,22 @@ def test_a_difference_in_pairs_knows_more_than_two_intervals():
     assert all(item.difference == 0 and not item.beyond_chance for item in same.differences)
 
 
+def test_every_point_of_the_froc_has_its_interval():
+    half = [case(i, patient=f"p{i}", found=i % 2 == 0) for i in range(30)]
+    measured = assess(*split(half), resamples=400).overall
+    # without a false positive all points are one figure, and so is their mean
+    assert [found for _, found in measured.froc] == [0.5] * 7
+    for bounds in measured.spread.froc_intervals():
+        assert vars(bounds) == pytest.approx(vars(measured.spread.interval("cpm")))
+        assert 0.2 < bounds.low < 0.5 < bounds.high < 0.8
+    # hits stand below one false positive an image on average: it depends on the draw whether 1 lets them pass
+    noisy = [case(i, patient=f"p{i}", score=0.1, extra=i % 3) for i in range(30)]
+    bounds = assess(*split(noisy), resamples=400).overall.spread.froc_intervals()
+    assert [(item.low, item.high) for item in bounds] == [(0, 0)] * 3 + [(0, 1)] + [(1, 1)] * 3
+    alone = [case(i, patient="p", found=i % 2 == 0) for i in range(4)]
+    assert assess(*split(alone), resamples=50).overall.spread.froc_intervals() == (None,) * 7
+
+
 def test_findings_of_other_pictures_are_refused():
     predictions, examples = split([case(0, patient="a"), case(1, patient="b")])
     with pytest.raises(DatasetError, match="same pictures"):

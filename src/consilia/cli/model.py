@@ -197,7 +197,7 @@ def compare(
             seen = held_out if same else _held_out(second.spec, home, _section(data, patients), trained_on)
             others, other_record = find_on(second, seen), model_record(second)
     compared = compare_findings(found, others, held_out.examples, seed=seed)
-    document = comparison_record(compared, record, other_record)
+    document = comparison_record(compared, record, other_record, seed)
     document["leak_checked"] = held_out.leak_checked
     if to is not None:
         write_json(to, document)

@@ -44,7 +44,7 @@ def assessment_record(found: Assessment, model: dict[str, Any], seed: int) -> di
     return {
         "model": model,
         "hit_rule": {"kind": "iou", "min_iou": HIT_IOU},
-        "intervals": {"confidence": 0.95, "resamples": RESAMPLES, "over": found.over, "seed": seed},
+        "intervals": _intervals_record(found.over, seed),
         "patients": found.num_patients if found.over == "patients" else None,
         **evaluation_record(found.overall),
         "operating_point": {
@@ -78,6 +78,10 @@ def assessment_record(found: Assessment, model: dict[str, Any], seed: int) -> di
     }
 
 
+def _intervals_record(over: str, seed: int) -> dict[str, Any]:
+    return {"confidence": 0.95, "resamples": RESAMPLES, "over": over, "seed": seed}
+
+
 def evaluation_record(found: Evaluation) -> dict[str, Any]:
     """The headline figures with their intervals."""
     values: dict[str, Any] = {"images": found.num_images, "lesions": found.num_lesions}
@@ -86,12 +90,19 @@ def evaluation_record(found: Evaluation) -> dict[str, Any]:
         values[f"{figure}_interval"] = interval_record(
             found.spread.interval(figure) if found.spread else None
         )
-    return values | {"froc": [list(point) for point in found.froc]}
+    bounds = found.spread.froc_intervals() if found.spread else (None,) * len(found.froc)
+    return values | {
+        "froc": [list(point) for point in found.froc],
+        "froc_intervals": [interval_record(each) for each in bounds],
+    }
 
 
-def comparison_record(found: Comparison, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def comparison_record(
+    found: Comparison, first: dict[str, Any], second: dict[str, Any], seed: int
+) -> dict[str, Any]:
     """Two models and their differences."""
     return {
+        "intervals": _intervals_record(found.over, seed),
         "first": first | evaluation_record(found.first),
         "second": second | evaluation_record(found.second),
         "differences": {
@@ -120,8 +131,7 @@ def assessment_lines(found: Assessment) -> Iterator[str]:
     overall = found.overall
     known = found.over == "patients"
     yield told_size(found.num_patients if known else None, overall.num_images, overall.num_lesions)
-    if not known:
-        yield f"intervals are over {found.over}: images of one patient resemble one another, so they may be too narrow"
+    yield from _narrow(found.over)
     yield from _figures(overall)
     yield f"at 1 false positive an image (score {found.threshold:.3f} and above):"
     yield f"  {'images' if found.over == 'images' else 'patients'} found".ljust(21) + _rate(found.patients)
@@ -139,12 +149,20 @@ def assessment_lines(found: Assessment) -> Iterator[str]:
 
 def comparison_lines(found: Comparison) -> Iterator[str]:
     """The comparison for a person."""
+    yield from _narrow(found.over)
     for item in found.differences:
         verdict = "beyond chance" if item.beyond_chance else "could be chance"
+        if item.interval is None:
+            verdict = f"too few {found.over} to say"
         yield (
             f"{NAMES[item.figure]:<13}{item.first:.3f} and {item.second:.3f}: {item.difference:+.3f} "
-            f"{_interval(item.interval)}, {verdict if item.interval else 'too few patients to say'}"
+            f"{_interval(item.interval)}, {verdict}"
         )
+
+
+def _narrow(over: str) -> Iterator[str]:
+    if over != "patients":
+        yield f"intervals are over {over}: images of one patient resemble one another, so they may be too narrow"
 
 
 def _figures(found: Evaluation) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.detection.bootstrap import RESAMPLES, FloatArray, Interval, Resamples, interval, resample
-from consilia.detection.evaluation import Evaluation, findings_of, score
+from consilia.detection.evaluation import Evaluation, drawn_over, findings_of, score
 from consilia.detection.examples import Example
 from consilia.detection.froc import Judged, judge, threshold_at
 from consilia.detection.inference import Prediction
@@ -133,14 +133,8 @@ def assess(
         _patients(judged, threshold, drawn),
         _calibration(judged, drawn),
         tuple(_hospitals(predictions, examples, resamples, seed)),
-        _drawn_over({example.patient_known for example in examples}),
+        drawn_over(examples),
     )
-
-
-def _drawn_over(known: set[bool]) -> str:
-    if len(known) == 2:
-        return "patients and images"
-    return "patients" if known == {True} else "images"
 
 
 def _by_size(

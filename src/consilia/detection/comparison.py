@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consilia.detection.bootstrap import RESAMPLES, Interval
-from consilia.detection.evaluation import FIGURES, Evaluation, score
+from consilia.detection.evaluation import FIGURES, Evaluation, drawn_over, score
 from consilia.detection.examples import Example
 from consilia.detection.inference import Prediction
 
@@ -33,11 +33,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations and their differences."""
+    """Two evaluations and their differences; `over` tells what was drawn, see `drawn_over`."""
 
     first: Evaluation
     second: Evaluation
     differences: tuple[Difference, ...]
+    over: str
 
 
 def compare(
@@ -58,4 +59,4 @@ def compare(
     for figure in FIGURES:
         drawn = one.spread.difference([other.spread], figure) if one.spread and other.spread else None
         differences.append(Difference(figure, getattr(one, figure), getattr(other, figure), drawn))
-    return Comparison(one, other, tuple(differences))
+    return Comparison(one, other, tuple(differences), drawn_over(examples))

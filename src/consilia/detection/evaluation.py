@@ -49,15 +49,20 @@ class Spread:
     """How far the figures could have come out otherwise, had other patients of the same kind been held out.
 
     `resampled` holds each figure of `FIGURES` in every resample, (4, resamples), so that two models that were
-    scored on the same pictures can be compared in pairs.
+    scored on the same pictures can be compared in pairs; `sensitivities` those of FROC's points, (resamples, 7).
     """
 
     num_patients: int
     resampled: npt.NDArray[np.float64]
+    sensitivities: npt.NDArray[np.float64]
 
     def interval(self, figure: str) -> Interval | None:
         """The 95 % interval of one of `FIGURES`; None where there are too few patients."""
         return interval(self.resampled[FIGURES.index(figure)], self.num_patients)
+
+    def froc_intervals(self) -> tuple[Interval | None, ...]:
+        """The 95 % interval of the sensitivity at each point of the FROC; None where there are too few patients."""
+        return tuple(interval(column, self.num_patients) for column in self.sensitivities.T)
 
     def difference(self, others: Sequence[Spread], figure: str) -> Interval | None:
         """The interval of this model's figure minus the mean of the others', drawn in pairs."""
@@ -117,6 +122,14 @@ def score(
     )
 
 
+def drawn_over(examples: Sequence[Example]) -> str:
+    """What a resample draws: `patients`, `images` where nobody knows whose they are, or `patients and images`."""
+    known = {example.patient_known for example in examples}
+    if len(known) == 2:
+        return "patients and images"
+    return "patients" if known == {True} else "images"
+
+
 def findings_of(predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[ImageFindings]:
     """Lesions and findings of each picture, in pixels of the original.
 
@@ -139,9 +152,9 @@ def findings_of(predictions: Sequence[Prediction], examples: Sequence[Example]) 
 
 def _spread(images: Sequence[ImageFindings], judged: Sequence[Judged], drawn: Resamples) -> Spread:
     precision = resampled_precision(images, drawn)
-    cpm = resampled_froc(judged, drawn).mean(axis=1)
-    rows = np.stack([precision.map50, precision.map, precision.map75, cpm])
-    return Spread(drawn.num_patients, rows)
+    sensitivities = np.asarray(resampled_froc(judged, drawn), np.float64)
+    rows = np.stack([precision.map50, precision.map, precision.map75, sensitivities.mean(axis=1)])
+    return Spread(drawn.num_patients, rows, sensitivities)
 
 
 def coco_tables(

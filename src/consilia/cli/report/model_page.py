@@ -25,6 +25,19 @@ def write_page(path: Path, record: dict[str, Any]) -> None:
     )
     y = Axis(Text(en="sensitivity", zh="敏感度"), 0.0, 1.0, UNIT_TICKS)
     curve = Line(sensitivity, tuple((at, found) for at, found in record["froc"]), "federated", marked=True)
+    bounds = [
+        Line(
+            sensitivity,
+            tuple(
+                (at, found[side])
+                for (at, _), found in zip(record["froc"], record["froc_intervals"], strict=True)
+                if found
+            ),
+            "local",
+        )
+        for side in (0, 1)
+        if any(record["froc_intervals"])
+    ]
     reliability = Text(en="Share of hits by score", zh="各得分区间的命中率")
     score = Axis(Text(en="mean score", zh="平均得分"), 0.0, 1.0, UNIT_TICKS)
     points = tuple(
@@ -36,7 +49,10 @@ def write_page(path: Path, record: dict[str, Any]) -> None:
         Line(reliability, ((0.0, 0.0), (1.0, 1.0)), "local"),
         Line(reliability, points, "pooled", marked=True),
     )
-    charts = {"froc": plot(sensitivity, x, y, (curve,)), "reliability": plot(reliability, score, y, lines)}
+    charts = {
+        "froc": plot(sensitivity, x, y, (*bounds, curve)),
+        "reliability": plot(reliability, score, y, lines),
+    }
     _write(path, "model.html.j2", record=record, **charts)
 
 

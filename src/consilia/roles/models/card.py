@@ -172,6 +172,11 @@ def _measured(measured: dict[str, Any] | None) -> list[str]:
         bounds = measured.get(f"{key}_interval")
         shown = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "too few patients"
         lines.append(f"| {name} | {measured[key]:.3f} | {shown} |")
+    if not measured.get("leak_checked"):
+        lines += [
+            "",
+            "Leak not checked: nobody held these images against what the model was trained on; it may have seen them.",
+        ]
     if own_norm := measured.get("model", {}).get("own_norm"):
         lines += [
             "",
