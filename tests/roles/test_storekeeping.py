@@ -142,8 +142,9 @@ def test_gc_asks_the_ledger_again_before_it_deletes(done, store):
 
 
 def test_gc_takes_nothing_that_may_be_on_its_way(done, store):
-    with pytest.raises(PolicyError, match="3600 seconds or more"):
-        find_garbage(store, (), 3599)
+    for seconds in (3599, -1, float("nan")):
+        with pytest.raises(PolicyError, match="3600 seconds or more"):
+            find_garbage(store, (), seconds)
 
 
 def test_gc_trusts_no_ledger_that_knows_no_member(done, store, tmp_path):

@@ -33,7 +33,7 @@ def make_old(path: Path) -> None:
 def test_a_listing_does_not_look_into_what_is_not_its_own(home: Path) -> None:
     (home / "loop").symlink_to(home / "loop")
     (home / "up").symlink_to(home)
-    (home / "aa").symlink_to(home / "aa")
+    (home / "aa").symlink_to(home / "nowhere")
     (home / "lost+found").mkdir(mode=0)
     (home / "ab").write_text("no folder")
     (home / OTHER.hex()[:2]).mkdir(exist_ok=True)

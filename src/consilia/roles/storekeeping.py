@@ -199,7 +199,7 @@ def find_garbage(store: ArtifactStore, needed: Collection[Digest], older_than_se
     Raises:
         PolicyError: `older_than_seconds` would take what is on its way.
     """
-    if older_than_seconds < LEAST_AGE_SECONDS:
+    if not older_than_seconds >= LEAST_AGE_SECONDS:  # so that "not a number" is refused too
         raise PolicyError(
             f"expected an age of {LEAST_AGE_SECONDS:.0f} seconds or more, got {older_than_seconds:.0f}: what is "
             "younger may be registered in a moment"

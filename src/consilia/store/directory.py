@@ -105,7 +105,7 @@ class DirectoryStore:
     def objects(self) -> Iterator[StoredObject]:
         """See `ArtifactStore.objects`. What is not named like an object is passed over, and not looked into."""
         for folder in self._entries(self._path):
-            if _FOLDER_NAME.fullmatch(folder.name) and folder.is_dir():
+            if _FOLDER_NAME.fullmatch(folder.name):
                 for entry in self._entries(folder):
                     if _OBJECT_NAME.fullmatch(f"{folder.name}/{entry.name}"):
                         yield from self._stored(entry)
@@ -136,7 +136,7 @@ class DirectoryStore:
                 self.discard(name)
 
     def _entries(self, folder: Path) -> list[Path]:
-        with self._failures(f"its folder {folder.name}"), suppress(FileNotFoundError):
+        with self._failures(f"its folder {folder.name}"), suppress(FileNotFoundError, NotADirectoryError):
             return sorted(folder.iterdir())
         return []
 

@@ -64,6 +64,8 @@ def register_dataset(exchange: Exchange, dataset: Dataset, offering: Offering) -
     recipient = bytes.fromhex(party.state.remember_once(f"key/{name}", party.identity.recipient.hex()))
     artifact, kept = party.state.artifact(name), party.state.fact(f"card/{name}")
     listing = exchange.log().listings.get((party.address, artifact.root)) if artifact else None
+    if listing is not None:
+        _require_offered(listing)
     if artifact is None or kept is None or (listing is None and not party.store.has(artifact.root)):
         card = _seal(party, dataset, offering, salt, recipient)
         artifact = party.state.artifact(name)
@@ -170,16 +172,20 @@ def _counts(contents: Contents) -> Counts:
 
 def _require_same_terms(listing: Listing, offering: Offering, card: Card) -> None:
     """What is registered stays so: to say "registered" of other words would be a lie."""
-    if listing.withdrawn:
-        raise InputError(
-            f"artifact {listing.root} was withdrawn from the exchange, for good; data can be offered again under "
-            "another name"
-        )
+    _require_offered(listing)
     if (listing.price_wei, listing.card) != (offering.price_wei, card.to_bytes()):
         title = listing.described.title if listing.described else ""
         raise InputError(
             f"artifact {listing.root} is registered already, for {listing.price_wei} wei under the title {title!r}: "
             "price, title and description stay as they are; withdraw it, and take another name for other ones"
+        )
+
+
+def _require_offered(listing: Listing) -> None:
+    if listing.withdrawn:
+        raise InputError(
+            f"artifact {listing.root} was withdrawn from the exchange, for good; data can be offered again under "
+            "another name"
         )
 
 
