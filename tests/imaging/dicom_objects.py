@@ -57,6 +57,14 @@ def report(images: Sequence[Any], findings: Sequence[Any]) -> Any:
     )
 
 
+def on_frame(made: Any, frame: int) -> Any:
+    """A report whose regions lie on a frame of their image."""
+    for node in made.iterall():
+        if node.keyword == "ReferencedSOPSequence":
+            node.value[0].ReferencedFrameNumber = frame
+    return made
+
+
 def segmentation(images: Sequence[Any], mask: np.ndarray, kind: str = "BINARY", what: Any = NODULE) -> Any:
     """A SEG with one segment; `mask` is (images, rows, columns)."""
     segment = hd.seg.SegmentDescription(

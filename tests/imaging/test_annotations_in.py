@@ -21,7 +21,7 @@ from consilia.imaging.readers import read_dataset
 from consilia.imaging.structured_report import CodedName, ReportedFinding, Reporter, structured_report
 from consilia.roles.data_import import Wishes, import_folder
 from tests.imaging.ct_files import ct, enhanced_ct
-from tests.imaging.dicom_objects import READER, finding, report, segmentation
+from tests.imaging.dicom_objects import READER, finding, on_frame, report, segmentation
 
 OUTLINE = [[20, 30], [45, 30], [45, 50], [20, 50], [20, 30]]
 
@@ -290,10 +290,7 @@ def test_a_report_finds_the_frame_of_an_enhanced_ct(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     image = pydicom.dcmread(enhanced_ct(source / "e.dcm", frames=3))
-    made = report([image], [finding(image, "POLYLINE", OUTLINE)])
-    for node in made.iterall():
-        if node.keyword == "ReferencedSOPSequence":
-            node.value[0].ReferencedFrameNumber = 2
+    made = on_frame(report([image], [finding(image, "POLYLINE", OUTLINE)]), 2)
     made.save_as(source / "report.dcm")
     _, boxes, data = imported(source)
     assert boxes == {"nodule": [[20, 30, 45, 50]]}

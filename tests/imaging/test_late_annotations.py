@@ -13,7 +13,7 @@ import pytest
 from consilia.imaging.deidentification import Pseudonymiser
 from consilia.imaging.holdings import Holdings
 from tests.imaging.ct_files import ct, enhanced_ct
-from tests.imaging.dicom_objects import finding, report, segmentation
+from tests.imaging.dicom_objects import finding, on_frame, report, segmentation
 from tests.imaging.test_annotations_in import OUTLINE, imported, mask, text
 
 BOX = [20, 30, 45, 50]
@@ -73,10 +73,7 @@ def test_a_report_on_a_frame_after_its_enhanced_ct(tmp_path: Path) -> None:
     image = pydicom.dcmread(enhanced_ct(tmp_path / "images" / "e.dcm", frames=3))
     imported(tmp_path / "images")
     folder = late([image])
-    made = report([image], [finding(image, "POLYLINE", OUTLINE)])
-    for node in made.iterall():
-        if node.keyword == "ReferencedSOPSequence":
-            node.value[0].ReferencedFrameNumber = 2
+    made = on_frame(report([image], [finding(image, "POLYLINE", OUTLINE)]), 2)
     made.save_as(folder / "report.dcm")
     _, boxes, data = imported(folder)
     assert boxes == {"nodule": [BOX]}

@@ -156,6 +156,26 @@ def test_a_refusal_of_all_ends_the_import_and_what_came_is_kept(tmp_path: Path) 
     assert (tmp_path / "home" / "data" / "import-report.json").is_file()
 
 
+def test_an_import_that_is_not_whole_says_of_no_slice_that_it_is_free(tmp_path: Path) -> None:
+    pacs = WebPacs()
+    for image in slices(tmp_path / "pacs", "1.9.1", 3):
+        pacs.hold(image)
+    whole, pacs.replies["1.9.1.3"] = pacs.replies["1.9.1.3"], Reply(b"", status=500)
+    content = {
+        "categories": [{"id": 1, "name": "nodule"}],
+        "images": [{"id": 1, "file_name": "1.9.1.1"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    given = ["--annotations", str(tmp_path / "boxes.json"), "--complete"]
+    with serving(pacs):
+        first = fetched(tmp_path / "home", pacs.url, *given)
+        pacs.replies["1.9.1.3"] = whole
+        second = fetched(tmp_path / "home", pacs.url, *given)
+    assert isinstance(first.exception, PacsError) and second.exit_code == 0
+    assert [steps(result)["imported"]["annotated_images"] for result in (first, second)] == [1, 3]
+
+
 def test_an_instance_that_is_too_large_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pacs = WebPacs()
     for image in slices(tmp_path / "pacs", "1.9.1", 2):
