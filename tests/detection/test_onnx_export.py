@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from consilia.detection.detectors import build, yolo
+from consilia.detection.detectors import DETECTORS, build, yolo
 from consilia.detection.inference import Detector
 from consilia.detection.onnx_export import BOX_TOLERANCE_PX, drawn_picture, export_onnx
 from consilia.errors import VerificationError
 
 SIZE = 64
+SLOW = {"yolo": pytest.mark.slow}  # 61.5 million parameters
 
 
 def detector(name: str) -> Detector:
@@ -17,15 +18,14 @@ def detector(name: str) -> Detector:
     # RetinaNet and YOLO begin with equal scores everywhere: no order, no findings; training pulls them apart
     if name == "retinanet":
         nn.init.normal_(model.head.classification_head.cls_logits.weight, std=5.0)
-    if name == "yolo-small":
+    if name in ("yolo", "yolo-small"):
         for head in model.heads:
             nn.init.normal_(head[-1].weight, std=0.2)
             nn.init.zeros_(head[-1].bias)
     return Detector(model.eval(), SIZE, ("lesion", "mass"))
 
 
-# spp-net differs from fast-rcnn in its pool alone, yolo from yolo-small in its width; both agree, too
-@pytest.mark.parametrize("name", ["faster-rcnn", "fast-rcnn", "r-cnn", "retinanet", "ssd", "yolo-small"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in DETECTORS])
 def test_onnxruntime_finds_what_torch_finds(name, tmp_path):
     agreed = export_onnx(
         detector(name), tmp_path / "model.onnx", [drawn_picture(SIZE, seed) for seed in (0, 1)]
