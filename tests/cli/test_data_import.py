@@ -213,6 +213,9 @@ def test_a_decision_is_about_what_waits(tmp_path: Path) -> None:
     ct(tmp_path / "source" / "a.dcm", BurnedInAnnotation="YES")
     data(home, "import", "--from", str(tmp_path / "source"))
     [note] = (home / "data" / "quarantine").glob("*.json")
+    assert [line["step"] for line in data(home, "check", code=1)] == ["unusable", "quarantined"]
+    result = CliRunner().invoke(app, ["data", "split", "--home", str(home)])
+    assert isinstance(result.exception, DatasetError) and "quarantine" in str(result.exception)
     for arguments in (["--accept", "2.25.1"], ["--accept", note.stem, "--discard", note.stem]):
         result = CliRunner().invoke(app, ["data", "check", "--home", str(home), *arguments])
         assert isinstance(result.exception, InputError)

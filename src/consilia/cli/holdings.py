@@ -169,12 +169,18 @@ def _without_waiting(dataset: Dataset, holdings: Holdings) -> Dataset:
 
 def _read(path: Path) -> Dataset:
     """The annotated images, or all slices where there are no annotations."""
+    from consilia.errors import DatasetError
     from consilia.imaging.annotation_files import has_annotations
+    from consilia.imaging.holdings import REPORT
     from consilia.imaging.readers import read_dataset, read_dicom
 
     if has_annotations(path):
         return read_dataset(path)
-    return read_dicom(path / "dicom" if (path / "dicom").is_dir() else path)
+    if (path / "dicom").is_dir():
+        return read_dicom(path / "dicom")
+    if (path / REPORT).is_file():
+        raise DatasetError("expected images, of what was imported none is out of quarantine: decide about it")
+    return read_dicom(path)
 
 
 def _write_names(skipped: list[Skipped], path: Path) -> None:
