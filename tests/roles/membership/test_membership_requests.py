@@ -18,11 +18,13 @@ from consilia.errors import (
     VerificationError,
 )
 from consilia.ledger.embedded.genesis import Genesis
-from consilia.ledger.registry import Kind
+from consilia.ledger.registry import NOBODY, Kind
 from consilia.roles.audit.view import open_view
+from consilia.roles.keys import open_keys
+from consilia.roles.membership.founding import settle_plan
 from consilia.roles.membership.home import MemberKeys
 from consilia.roles.membership.joining import change, join, make_invite
-from consilia.roles.membership.requests import Invite, JoinRequest, new_record, signed_request
+from consilia.roles.membership.requests import Invite, JoinRequest, new_record, own_record, signed_request
 from consilia.roles.membership.voter import Voter
 from consilia.settings import load_party
 from consilia.settings.network import Network
@@ -160,6 +162,44 @@ def test_requests_and_homes_of_another_consortium_are_refused(three: Consortium,
         )
 
 
+def test_a_members_home_takes_no_invite_of_another_consortium(three: Consortium, tmp_path: Path) -> None:
+    """The attack: whoever gets a member to join another consortium in its old home takes its chain and contracts."""
+    invite, options = invite_of(three, tmp_path), {"certificate": b"", "days": 1, "port": 0, "store": None}
+    made = Genesis(chain_id=invite.chain_id, timestamp=1, miners=(three.addresses[0],))
+    home = tmp_path / "founder"
+    make_member(home, "founder")
+    assert invite.deployment is not None
+    invite.deployment.save(home / "deployment.json")
+    made.save(home / "genesis.json")
+    of_other = replace(invite.deployment, chain_id=1)
+    changed = replace(invite.deployment, escrow=invite.inviter)
+    for attack in (
+        {"chain_id": 1, "deployment": of_other},
+        {"deployment": changed},
+        {"genesis": made.model_copy(update={"timestamp": 2})},
+        {"chain_id": 1, "deployment": None},  # to a founding
+    ):
+        before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+        with pytest.raises(InputError, match="belongs to another consortium"):
+            join(invite.model_copy(update=attack), home, name="f", role="", data=tmp_path, **options)
+        assert {file: file.read_bytes() for file in home.rglob("*") if file.is_file()} == before
+    # where the settings say that it lies elsewhere
+    elsewhere = invite.model_copy(update={"chain_id": 1, "deployment": of_other})
+    with pytest.raises(InputError, match="belongs to another consortium"):
+        join(elsewhere, three.home / "hospital-1", name="h", role="", data=tmp_path, **options)
+    own = invite.model_copy(update={"genesis": made, "url": "", "peers": ("http://127.0.0.1:1",)})
+    assert join(own, home, name="f", role="", data=tmp_path, **options).registry == invite.registry
+
+
+def test_a_home_of_a_founding_takes_no_other_invite(three: Consortium, tmp_path: Path) -> None:
+    home, invite = tmp_path / "founder", invite_of(three, tmp_path)
+    keys = make_member(home, "founder")
+    settle_plan(home, keys, "embedded", "", invite.store, 7001, "embedded")
+    with pytest.raises(InputError, match="belongs to another consortium"):
+        options = {"certificate": b"", "days": 1, "port": 0, "store": None}
+        join(invite, home, name="f", role="", data=tmp_path, **options)
+
+
 def test_a_newcomer_asks_the_nodes_of_its_invite_what_they_tell(three: Consortium, tmp_path: Path) -> None:
     """Of a network that splits at most one side is believed: nobody takes its own node's word alone."""
     nodes = ("http://127.0.0.1:7001", "http://127.0.0.1:7002")
@@ -270,6 +310,22 @@ def test_equal_proposals_are_one(three: Consortium) -> None:
     assert "more than 70 %" in third.describe(third.registry.proposal(3))
     third.leave()
     assert not first.registry.is_active(subject, Role.HOSPITAL)
+
+
+def test_who_was_admitted_again_can_leave_again(three: Consortium, tmp_path: Path) -> None:
+    first, second, third, _ = voters(three)
+    third.leave()
+    third.leave()  # a script that asks again
+    record = own_record(first.reading.member(three.addresses[2]))
+    record = replace(record, replaces=NOBODY, valid_to=record.valid_to + 1)
+    invite, keys = invite_of(three, tmp_path), open_keys(third.settings.keys)
+    place = (invite.chain_id, invite.registry)
+    request = signed_request("back", keys.signer, keys.opener, record, invite.verifiers, *place)
+    number = first.propose_request(request).proposal.proposal_id
+    assert second.vote(number).proposal.enacted
+    assert first.registry.is_active(three.addresses[2], Role.HOSPITAL)
+    third.leave()
+    assert not first.registry.is_active(three.addresses[2], Role.HOSPITAL)
 
 
 def test_a_members_own_network_file_says_where_its_ledger_is(three: Consortium, tmp_path: Path) -> None:

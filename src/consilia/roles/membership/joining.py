@@ -9,9 +9,17 @@ from pathlib import Path
 from consilia.crypto.custody import Signer
 from consilia.crypto.keys import load_account, save_account
 from consilia.errors import InputError
+from consilia.ledger.contracts import Deployment
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.roles.keys import open_signer, show_keys
-from consilia.roles.membership.founding import DEPLOYMENT_FILE, GENESIS_FILE, founder_request, write_network
+from consilia.roles.membership.founding import (
+    DEPLOYMENT_FILE,
+    GENESIS_FILE,
+    PLAN_FILE,
+    Plan,
+    founder_request,
+    write_network,
+)
 from consilia.roles.membership.home import Seat, free_ports, make_member
 from consilia.roles.membership.requests import (
     Invite,
@@ -86,8 +94,7 @@ def join(
     chosen = Role[_checked_role(role or (kept or invite).role).upper()]
     if chosen is Role.HOSPITAL and data is None:
         raise InputError("a hospital joins with --data FOLDER: the images that it trains on")
-    if kept is not None and (kept.chain_id, kept.registry) != (invite.chain_id, invite.registry):
-        raise InputError(f"{home.name} asked to join another consortium: choose another --home")
+    _check_home(invite, home, kept)
     if kept is not None and kept.role != chosen.name.lower():
         raise InputError(
             f"{home.name} asked to join as {kept.role}, and one account has one role: choose another --home for "
@@ -148,6 +155,40 @@ def change(home: Path, *, new_account: bool, certificate: bytes, days: int) -> J
     request = signed_request(name, account, voter.identity, record, verifiers, *place)
     request.save(home / CHANGE_FILE)
     return request
+
+
+def _check_home(invite: Invite, home: Path, kept: JoinRequest | None) -> None:
+    """What ties the home to a consortium must be of the invite's: what a member stands on is never written over."""
+    place = (invite.chain_id, invite.registry)
+    if kept is not None and (kept.chain_id, kept.registry) != place:
+        raise InputError(f"{home.name} asked to join another consortium: choose another --home")
+    if not all(_agrees(tie, invite) for tie in _ties(home)):
+        raise InputError(
+            f"{home.name} belongs to another consortium than the one invited to, or the invite was changed: choose "
+            "another --home, or ask for the invite again"
+        )
+
+
+def _agrees(tie: Plan | Deployment | Genesis, invite: Invite) -> bool:
+    told = {Deployment: invite.deployment, Genesis: invite.genesis}.get(type(tie))
+    if told is not None:
+        return tie == told
+    return tie.chain_id == invite.chain_id and tie.registry in (None, invite.registry)
+
+
+def _ties(home: Path) -> list[Plan | Deployment | Genesis]:
+    """What a home stands on already: a founding that was begun, contracts, a chain; in it, or where it says."""
+    plan, contracts, chains = home / PLAN_FILE, {home / DEPLOYMENT_FILE}, {home / GENESIS_FILE}
+    if (home / SETTINGS_FILE).exists():
+        settings = load_party(home)
+        contracts.add(settings.ledger.deployment)
+        if isinstance(settings, HospitalSettings) and settings.node is not None:
+            chains.add(settings.node.genesis)
+    return [
+        *([Plan.load(plan)] if plan.exists() else []),
+        *(Deployment.load(file) for file in contracts if file.exists()),
+        *(Genesis.load(file) for file in chains if file.exists()),
+    ]
 
 
 def _verifiers(voter: Voter) -> tuple[str, ...]:

@@ -181,8 +181,13 @@ class Voter:
         self.ledger.pay(f"gift/{proposal.proposal_id}", proposal.subject, amount_wei)
 
     def leave(self) -> None:
-        """Leave the consortium."""
-        self.ledger.registry.leave("leave")
+        """Leave the consortium; asked again, it is the same leaving, until the members admit the account once more."""
+        ledger = self.ledger
+        admissions = sum(
+            proposal.enacted and proposal.kind is Kind.ADMISSION and proposal.subject == self.address
+            for proposal in self.registry.proposals()
+        )
+        ledger.registry.leave(f"leave/{admissions}")
 
     def _application(self, proposal: Proposal) -> Application:
         return self.registry.application(proposal.proposal_id)
