@@ -61,6 +61,7 @@ def verify(
         objects=result.objects,
         objects_not_in_order=result.objects_not_in_order,
         models_rederived=result.models_rederived,
+        tasks_not_derived=result.tasks_not_derived,
         seconds=round(result.seconds, 1),
     )
 
@@ -105,6 +106,7 @@ def _verify_export(
         objects=result.objects,
         objects_not_in_order=result.objects_not_in_order,
         models_rederived=result.models_rederived,
+        tasks_not_derived=result.tasks_not_derived,
     )
 
 

@@ -10,17 +10,23 @@ from typing import Any
 
 import pytest
 
-from consilia.errors import AuditError
+from consilia.crypto.keys import Identity
+from consilia.errors import AuditError, InputError
 from consilia.federation.aggregate import WeightedUpdate
 from consilia.federation.contribution import shares_by_samples
 from consilia.federation.rules import AggregationRule, next_global_model
 from consilia.ledger.chain import Chain
+from consilia.ledger.registry import NOBODY, Application
 from consilia.ledger.rpc import Rpc
 from consilia.ledger.sender import Call, Sender
 from consilia.roles.artifacts import file_digest
-from consilia.roles.audit.home import audit
-from consilia.values import Digest
-from tests.consortium import Consortium, Steps, newest
+from consilia.roles.audit.export import export
+from consilia.roles.audit.export_check import check_export
+from consilia.roles.audit.home import ExaminerKeys, audit
+from consilia.roles.server import Server
+from consilia.settings import ServerSettings, load
+from consilia.values import Digest, Role
+from tests.consortium import Consortium, Steps, make_member, newest
 
 
 def quiet(step: str, **facts: Any) -> None:
@@ -49,6 +55,75 @@ def test_a_finished_home_is_in_order(three: Consortium) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"registry": three.deployment.exchange}))
     with pytest.raises(AuditError, match="no event of the registry admits it"):
         audit(three.home, quiet)
+
+
+def publish_garbage(town: Consortium, server: Server) -> None:
+    """A task whose spec is none: the contract takes any bytes, and no hospital is needed."""
+    terms = {"rounds": 1, "quorum": 2, "max_hospitals": 2, "enrol_seconds": 600, "round_seconds": 600}
+    server.ledger.publish_task("garbage", b"\xff garbage", **terms, reward_wei=10**15)
+
+
+def test_a_task_that_is_none_does_not_end_the_audit(three: Consortium) -> None:
+    said = Steps()
+    three.start_server()
+    three.finish()
+    publish_garbage(three, three.server)
+    result = audit(three.home, said)
+    assert (result.models_rederived, result.tasks_not_derived) == (1, 1)
+    (left_out,) = said.named("models not derived")
+    assert left_out["task_id"] == three.task().task_id and left_out["server"] == three.server_address
+
+
+@pytest.mark.slow
+def test_another_servers_task_is_not_taken_for_a_broken_one(three: Consortium, tmp_path: Path) -> None:
+    """This home's identity opens nothing of it; the audit says so, and goes on with what it opens."""
+    said = Steps()
+    three.start_server()
+    own = three.finish()
+    honest, three.server = three.server, second_server(three)
+    publish_garbage(three, three.server)
+    three.start_server(reward_wei=10**16)
+    other = three.finish()
+    result = audit(three.home, said)
+    assert set(result.reports) == {(own.task_id, 0)} and result.tasks_not_derived == 2
+    left_out = {facts["task_id"]: facts["server"] for facts in said.named("models not derived")}
+    assert left_out[other.task_id] == three.server.address != honest.address
+    assert len(left_out) == 2 and own.task_id not in left_out
+
+    # the same through an export, with the keys of either, and of nobody
+    export(three.home, tmp_path / "export.zip")
+    for party in (honest, three.server):
+        keys = ExaminerKeys(party.identity)
+        checked = check_export(tmp_path / "export.zip", quiet, three.home / "store", keys)
+        assert (checked.models_rederived, checked.tasks_not_derived) == (1, 2)
+    with pytest.raises(InputError, match="opens none of the tasks"):
+        nobody = ExaminerKeys(Identity.generate())
+        check_export(tmp_path / "export.zip", quiet, three.home / "store", nobody)
+
+
+def second_server(town: Consortium) -> Server:
+    """Another server, admitted by everybody, with a home of its own."""
+    home = town.home / "server-2"
+    keys = make_member(home, "server-2")
+    now = int(town.clock.time())
+    application = Application(
+        account=keys.account.address,
+        recipient_key=keys.identity.recipient,
+        role=Role.SERVER,
+        certificate_digest=Digest.of(b"server-2"),
+        valid_from=now - 3600,
+        valid_to=now + 10**7,
+        replaces=NOBODY,
+        proofs_digest=Digest.of(b""),
+    )
+    signature = application.sign(keys.account, town.deployment.chain_id, town.deployment.registry)
+    town.hospitals[0].ledger.registry.propose_application("server-2", application, signature, b"")
+    town.agree()
+    town.server.ledger.pay("gift", keys.account.address, 10**18)
+    shutil.copy(town.home / "server" / "consilia.toml", home)
+    server = Server(home, load(ServerSettings, home), town.steps["server"])
+    town._started.append(server)
+    return server
 
 
 @pytest.mark.parametrize("attack", ["register_what_is_not_there", "forge_size", "forge_key_hash", "send_nan"])

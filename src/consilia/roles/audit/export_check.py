@@ -26,7 +26,7 @@ from consilia.ledger.event import Event
 from consilia.ledger.history import History
 from consilia.ledger.rpc import Rpc
 from consilia.roles.audit.export import CONTENTS, MANIFEST, describe, made_contracts, manifest, pack
-from consilia.roles.audit.home import Examiner, ExaminerKeys
+from consilia.roles.audit.home import Examiner, ExaminerKeys, derivable
 from consilia.roles.audit.money import check_diagnosis, check_escrow, check_exchange, check_shares
 from consilia.roles.audit.registered import check_objects, registered_objects
 from consilia.roles.progress import Report
@@ -57,6 +57,8 @@ class ExportResult:
     objects_not_in_order: int = 0
     """Of those that training did not use; each was reported."""
     models_rederived: int = 0
+    tasks_not_derived: int = 0
+    """Of those with keys: of other servers, or with a malformed spec; each was reported."""
     blocks_by_miner: dict[Address, int] = field(default_factory=dict)
 
 
@@ -70,7 +72,7 @@ def check_export(
         keys: what opens the artifacts; then every global model is derived again. Needs the store.
 
     Raises:
-        InputError: there is no such file, or it is larger than any export.
+        InputError: there is no such file, or it is larger than any export, or the keys open none of its tasks.
         AuditError: something in it is not as it should be; the message names the member.
     """
     contents = unpack(_read(file))
@@ -311,7 +313,13 @@ def _check_artifacts(
     report("store checked", objects=found.there, not_in_order=found.not_in_order)
     if keys is None:
         return
-    for task in result.tasks.values():
+    mine = derivable(result.tasks.values(), keys, report)
+    if result.tasks and not mine:
+        raise InputError(
+            "the identity opens none of the tasks: expected the one with which a server published"
+        )
+    result.tasks_not_derived = len(result.tasks) - len(mine)
+    for task in mine:
         try:
             examined = Examiner(keys, result.deployment, task, store, work).run(report)
         except (VerificationError, StoreError) as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from consilia.crypto.custody import Opener
-from consilia.errors import AuditError, StoreError, VerificationError
+from consilia.errors import AuditError, SpecError, StoreError, VerificationError
 from consilia.federation.aggregate import WeightedUpdate
 from consilia.federation.rules import moments_beside, next_global_model
 from consilia.ledger.client import Ledger
@@ -52,6 +53,8 @@ class AuditResult:
     objects_not_in_order: int = 0
     """Of those that training did not use; each was reported."""
     models_rederived: int = 0
+    tasks_not_derived: int = 0
+    """Of other servers, or with a malformed spec; each was reported."""
     reports: dict[tuple[int, int], RoundReport] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -92,7 +95,9 @@ def audit(home: Path, report: Report) -> AuditResult:
         report("store checked", objects=found.there, not_in_order=found.not_in_order)
         if network.server is not None:
             keys = ExaminerKeys(_server_identity(network.server), network.server / "models")
-            for task in result.tasks.values():
+            mine = derivable(result.tasks.values(), keys, report)
+            result.tasks_not_derived = len(result.tasks) - len(mine)
+            for task in mine:
                 examined = Examiner(keys, deployment, task, store, Path(work)).run(report)
                 result.reports |= {(task.task_id, index): opened for index, opened in examined.items()}
     result.models_rederived = len(result.reports)
@@ -106,6 +111,32 @@ class ExaminerKeys:
 
     identity: Opener
     models: Path | None = None
+
+
+def derivable(tasks: Iterable[TaskLog], keys: ExaminerKeys, report: Report) -> list[TaskLog]:
+    """The tasks whose models these keys can derive again; the others are reported.
+
+    Any member that serves may publish a task and write into it what it likes: that says nothing against this one's,
+    and must not keep them from being examined.
+    """
+    found = []
+    for task in tasks:
+        if reason := _why_not_derivable(task, keys):
+            server = task.published.server
+            report("models not derived", task_id=task.task_id, server=server, reason=reason)
+        else:
+            found.append(task)
+    return found
+
+
+def _why_not_derivable(task: TaskLog, keys: ExaminerKeys) -> str:
+    if task.recipients[task.published.server] not in keys.identity.recipients:
+        return "sealed for another identity than the one at hand"
+    try:
+        rule_of(task.spec)
+    except SpecError as error:
+        return str(error)
+    return ""
 
 
 class Examiner:
