@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,51 @@ def test_a_restore_overwrites_nothing(tmp_path: Path, old: KeysSection) -> None:
     with pytest.raises(KeyFileError, match="move away first"):
         restore_backup(tmp_path / "old", old, backup, NEW_PASSWORD, CHEAP)
     assert {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()} == held
+
+
+@pytest.mark.parametrize("name", ["h#1", "h?1", "h%41", "h 1"])
+def test_a_home_of_any_name_is_backed_up(tmp_path: Path, name: str) -> None:
+    """A name is no part of an URL: with `#` SQLite once made an empty database elsewhere, and that was the backup."""
+    keys = keys_in(tmp_path / name, PASSWORD)
+    save_account(keys.account, Account.create(), PASSWORD, cost=CHEAP)
+    save_identity(keys.identity, Identity.generate(), PASSWORD, cost=CHEAP)
+    state = State(tmp_path / name / "state.sqlite")
+    state.keep_task_keys(7, {"0xhospital": b"\x05" * 32})
+    backup = take_backup(tmp_path / name, "h", keys, PASSWORD, 1)
+    state.close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    new = keys_in(tmp_path / "new", NEW_PASSWORD)
+    restore_backup(tmp_path / "new", new, backup, NEW_PASSWORD, CHEAP)
+    restored = State(tmp_path / "new" / "state.sqlite")
+    assert restored.task_keys(7) == {"0xhospital": b"\x05" * 32}
+    restored.close()
+
+
+def test_no_log_of_a_killed_party_is_played_over_what_is_restored(tmp_path: Path, old: KeysSection) -> None:
+    home = tmp_path / "old"
+    State(home / "state.sqlite").close()
+    backup = take_backup(home, "h", old, PASSWORD, 1)
+    die = "import os, sys; from pathlib import Path; from consilia.roles.state import State\n"
+    die += "State(Path(sys.argv[1])).remember('late', 'after the backup'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", die, str(home / "state.sqlite")], check=False)
+    assert (home / "state.sqlite-wal").stat().st_size > 0
+    with pytest.raises(KeyFileError, match="move away first") as refused:
+        restore_backup(home, old, backup, PASSWORD, CHEAP)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in str(refused.value).partition("move away first: ")[2].split(", "):
+        Path(path).rename(moved / Path(path).name)
+    assert {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm"} <= {path.name for path in moved.iterdir()}
+    # one that was forgotten is reason enough
+    (moved / "state.sqlite-wal").rename(home / "state.sqlite-wal")
+    with pytest.raises(KeyFileError, match=r"state\.sqlite-wal"):
+        restore_backup(home, old, backup, PASSWORD, CHEAP)
+    assert not (home / "state.sqlite").exists() and not old.account.exists()
+    (home / "state.sqlite-wal").unlink()
+    restore_backup(home, old, backup, PASSWORD, CHEAP)
+    state = State(home / "state.sqlite")
+    assert state.fact("late") is None
+    state.close()
 
 
 @pytest.mark.parametrize("dies", ["before registering", "after the link"])

@@ -22,6 +22,9 @@ from consilia.settings.sections import KeysSection
 DATABASES = ("state.sqlite", "outbox.sqlite")
 """Task keys, secrets of one's own artifacts, facts; and transactions that were signed and may not be in a block yet."""
 
+BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
+"""Ends of the names under which SQLite keeps what it has not written into the database yet."""
+
 _MOST_BYTES = 1 << 30
 
 
@@ -78,7 +81,9 @@ def restore_backup(
     """
     from eth_account import Account
 
-    paths = [home / name for name in backup.files]
+    databases = [home / name for name in dict.fromkeys((*DATABASES, *backup.files))]
+    # a log that a killed party left would be played over the restored database, and damage it or bring old facts back
+    paths = [path.with_name(path.name + end) for path in databases for end in ("", *BESIDE_A_DATABASE)]
     paths += [keys.account] * (backup.account is not None) + [keys.identity] * bool(backup.identities)
     if taken := [str(path) for path in paths if path.exists()]:
         raise KeyFileError(
@@ -101,7 +106,7 @@ def restore_backup(
 def _snapshot(path: Path) -> bytes:
     """A database as it is at one moment, also while its owner writes."""
     try:
-        original = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        original = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         with closing(original) as source, closing(sqlite3.connect(":memory:")) as copy:
             source.backup(copy)
             return copy.serialize()
