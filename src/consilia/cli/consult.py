@@ -64,11 +64,16 @@ def ask(
     from consilia.roles.diagnosis.asking import missing_wei, prepare_query, read_study, spec_of
     from consilia.roles.training.local_training import read_training_data
     from consilia.settings.sections import DataSection
+    from consilia.values import Role
 
     if assurance not in ASSURANCES:
         raise InputError(f"--assurance: expected {' or '.join(ASSURANCES)}, got {assurance}")
     consultation, settings = open_consultation(home, output)
     party = consultation.party
+    if not party.ledger.registry.is_active(party.address, Role.HOSPITAL):
+        raise InputError(
+            "this hospital is not in good standing, its query would be refused; nothing was spent"
+        )
     preset, chosen = ASSURANCES[assurance], _choose(consultation.offers(), offer, model)
     own_spec = None if spec is None else parse_toml(spec.read_text())
     task_spec = spec_of(chosen, party.tasks(), party.state, own_spec)

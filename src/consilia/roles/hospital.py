@@ -14,6 +14,7 @@ from consilia.errors import (
     PolicyError,
     SpecError,
     StoreError,
+    TransactionRefusedError,
     TransactionRevertedError,
     VerificationError,
 )
@@ -77,6 +78,7 @@ class Hospital(Party):
         self._task_keys: dict[int, Identity] = {}
         self._over: set[int] = set()
         self._standing = True
+        self._said: set[tuple[int, str]] = set()
 
     def run(self) -> None:
         """Follow the ledger and do what each task asks of this hospital, for ever."""
@@ -92,6 +94,12 @@ class Hospital(Party):
 
     def advance(self, task: TaskLog) -> None:
         """Do the next thing that a task asks of this hospital, if there is one."""
+        try:
+            self._advance(task)
+        except TransactionRefusedError as error:  # as for want of gas; again with the next block
+            self._say_once("the ledger's node refused a step", task.task_id, str(error))
+
+    def _advance(self, task: TaskLog) -> None:
         if task.task_id in self._over or self.state.fact(f"refused/{task.task_id}"):
             return
         if self.address not in task.enrolled:
@@ -157,6 +165,9 @@ class Hospital(Party):
             self.report("update late", task_id=task.task_id, round_index=index, reason=error.reason)
         except (VerificationError, StoreError, DatasetError, PolicyError) as error:
             self.report("round failed", task_id=task.task_id, round_index=index, reason=str(error))
+        except OSError as error:  # as of a full disk, which may have room again
+            reason = error.strerror or type(error).__name__
+            self.report("round failed", task_id=task.task_id, round_index=index, reason=reason)
 
     def _take_part(self, task: TaskLog, current: RoundLog) -> None:
         opened = current.opened
@@ -276,6 +287,11 @@ class Hospital(Party):
             self.ledger.settle_by_updates(f"settle/{task.task_id}", task.task_id, self.address)
         except TransactionRevertedError as error:
             self.report("settlement refused", task_id=task.task_id, reason=error.reason)
+
+    def _say_once(self, step: str, task_id: int, reason: str) -> None:
+        if (task_id, reason) not in self._said:  # each block asks again; a person reads it once
+            self._said.add((task_id, reason))
+            self.report(step, task_id=task_id, reason=reason)
 
     def _in_good_standing(self) -> bool:
         """Whether the registry lets this hospital act; asked before it works for what would be refused."""

@@ -10,6 +10,7 @@ from consilia.crypto.key_string import seal_key_string
 from consilia.crypto.keys import Identity
 from consilia.errors import (
     HistoryChangedError,
+    HomeError,
     TaskFailedError,
     TransactionRevertedError,
 )
@@ -27,6 +28,7 @@ from consilia.protocols.training import (
 from consilia.roles.artifacts import file_digest, publish_artifact
 from consilia.roles.diagnosis.answering import Answering
 from consilia.roles.diagnosis.diagnoser import offered_models, task_id_of
+from consilia.roles.lock import alone_within
 from consilia.roles.party import Party, key_holders
 from consilia.roles.progress import Report
 from consilia.roles.state import SealedArtifact
@@ -47,6 +49,8 @@ OVERTAKEN = ("training: task keys missing", "training: task key already issued")
 """How the contract refuses what was decided before the newest enrolment was confirmed."""
 
 OTHER_UPDATES = "training: other updates than judged"
+HANDOVER_SECONDS = 10.0
+"""How long to wait for another process of this home that is ending."""
 
 
 def _group_name(hospitals: Iterable[Address]) -> str:
@@ -125,7 +129,14 @@ class Server(Party):
 
         Raises:
             TaskFailedError: too few hospitals enrolled, or a round ended below its quorum.
+            HomeError: another process of this home is at this task.
         """
+        with alone_within(self.work(f"task-{Digest.of(spec.to_bytes())}.lock"), HANDOVER_SECONDS) as held:
+            if not held:
+                raise HomeError("another process of this home runs this task; let it, or end it first")
+            return self._run_to_the_end(spec, initial_model)
+
+    def _run_to_the_end(self, spec: TaskSpec, initial_model: InitialModel) -> TaskLog:
         while True:
             try:
                 return self._run_once(spec, initial_model)

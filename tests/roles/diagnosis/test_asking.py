@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from consilia.imaging.cases import LabelledImage
 from consilia.imaging.readers import read_dataset
 from consilia.protocols.assurance import HIGH, STANDARD, Standing
 from consilia.protocols.code_book import CodeBook, FindingCode
-from consilia.protocols.diagnosis import ImageRole, QueryImage
+from consilia.protocols.consultation import Offer, OfferCard
+from consilia.protocols.diagnosis import ImageFormat, ImageRole, QueryImage
 from consilia.protocols.task_spec import parse_toml
-from consilia.roles.diagnosis.asking import Prepared, ask, prepare_query, read_study, truth_of
+from consilia.roles.diagnosis.asking import Prepared, ask, prepare_query, read_study, spec_of, truth_of
 from consilia.roles.state import State
 from consilia.roles.training.windows import window_of
 from tests.cli.test_consult_command import write_slices
@@ -198,6 +200,29 @@ def of_model(image_size, center_hu):
     data = SPEC.data.model_copy(update={"window_center_hu": center_hu, "window_width_hu": 80.0})
     model = SPEC.model.model_copy(update={"image_size": image_size})
     return SPEC.model_copy(update={"data": data, "model": model})
+
+
+def closed_by(server, spec):
+    """A task that closed a round with the model."""
+    current = SimpleNamespace(closed=SimpleNamespace(model_digest=MODEL))
+    return SimpleNamespace(rounds=[current], published=SimpleNamespace(server=server), spec=spec)
+
+
+def test_the_spec_of_a_model_is_that_of_its_own_server(state):
+    """Anybody may close a round with another's model, under a window that spoils the images."""
+    spec, spoilt, given = of_model(64, 40.0), of_model(64, 900.0), of_model(64, 60.0)
+    card = OfferCard("lesions", ImageFormat(64, 64)).to_bytes()
+    offer = Offer(1, "0xserver", MODEL, spec.code_book.digest, 1, 1, bytes(32), card)
+    copied = {
+        1: closed_by("0xthief", spoilt),
+        2: closed_by("0xserver", spec),
+        3: closed_by("0xthief", spoilt),
+    }
+    assert spec_of(offer, copied, state) == spec
+    del copied[2]
+    assert spec_of(offer, copied, state, given) == given  # from the server, outside the ledger
+    first = {1: closed_by("0xtrainer", spec), 2: closed_by("0xthief", spoilt)}
+    assert spec_of(offer, first, state) == spec
 
 
 @pytest.mark.parametrize(("image_size", "center_hu"), [(96, 40.0), (64, 45.0)], ids=["size", "window"])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -146,7 +144,6 @@ def test_images_of_another_size_are_refused_on_both_sides(
     images[0] = case()[0]
     with pytest.raises(InputError, match="one size"):
         clinic.ask(images)
-    from consilia.roles.diagnosis import consultation
 
     honest = consultation.write_package
     monkeypatch.setattr(consultation, "write_package", lambda *a: honest(*a) + b"more")
@@ -325,29 +322,6 @@ def test_both_may_be_killed_after_every_step(clinic: Clinic) -> None:
     clinic.settled()
 
 
-def test_two_processes_of_a_home_open_the_reports_once(
-    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`hospital run` beside `consult`: neither takes the other's half-written file for the server's answer."""
-    query_id = clinic.query_in(ANSWERED)
-    opened = []
-    honest = consultation.fetch_artifact
-
-    def fetch_artifact(*arguments: Any) -> Any:
-        opened.append(arguments)
-        time.sleep(0.3)  # long enough for the other to come
-        return honest(*arguments)
-
-    monkeypatch.setattr(consultation, "fetch_artifact", fetch_artifact)
-    processes = [clinic.hospital, clinic.town.new_hospital(0).consultation]
-    threads = [threading.Thread(target=process.advance) for process in processes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(opened) == 1 and clinic.query(query_id).state is OPENED
-
-
 class _Killed(BaseException):
     """kill -9: no handler runs."""
 
@@ -358,7 +332,7 @@ def test_killed_before_each_deed_it_goes_on_with_the_same_secrets(
 ) -> None:
     """Dies at each transaction, and after each envelope, once; then everything goes through."""
     from consilia.ledger.client import Ledger
-    from consilia.roles.diagnosis import answering, consultation
+    from consilia.roles.diagnosis import answering
 
     seen: set[str] = set()
     write, publish = Ledger.write, consultation.publish_artifact

@@ -34,7 +34,7 @@ def quiet(step: str, **facts: object) -> None:
 def test_a_rule_without_numbers_takes_its_own() -> None:
     rules = {name: rule_of(parse_toml(spec_toml(3, training=RULES[name]))) for name in RULES}
     assert rules["fedavgm"] == AggregationRule("fedavgm", 0.5, 0.5)
-    assert rules["fedadam"] == AggregationRule("fedadam", 0.01, 0.9)
+    assert rules["fedadam"] == AggregationRule("fedadam", 0.003, 0.9)
     assert rules["fedbn"] == AggregationRule("fedavg", 1.0, 0.0, local_norm=True)
     assert rule_of(parse_toml(spec_toml(3))).is_plain_average
 

@@ -33,6 +33,7 @@ from consilia.protocols.query import Package, package_bytes, read_package
 from consilia.roles.artifacts import fetch_artifact, publish_artifact
 from consilia.roles.diagnosis.consultation import both_bound, claim_credit
 from consilia.roles.diagnosis.query_log import DiagnosisLog, fold_diagnosis
+from consilia.roles.lock import alone_within
 from consilia.roles.party import Party
 from consilia.values import Digest, Json
 
@@ -132,11 +133,16 @@ class Answering:
             self._say(query, "the ledger's node refused a step", reason=str(error))
         except (StoreError, InputError) as error:  # no hospital's fault; again with the next block
             self._say(query, "store failed", reason=str(error))
+        except OSError as error:  # nor is a full disk
+            self._say(query, "answering step failed", reason=error.strerror or type(error).__name__)
 
     def _take(self, step: Step, query: Query) -> None:
         match step:
             case Step.ANSWER:
-                self._answer(query)
+                # one process of this home at a time, or they write each other's files; the other one goes on meanwhile
+                with alone_within(self.party.work("answering.lock"), 0.0) as held:
+                    if held:
+                        self._answer(query)
             case Step.SCORE:
                 self._score(query)
             case Step.RELEASE:

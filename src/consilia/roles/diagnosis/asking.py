@@ -52,8 +52,8 @@ class Prepared:
 def spec_of(offer: Offer, tasks: dict[int, TaskLog], state: State, own: TaskSpec | None = None) -> TaskSpec:
     """The TaskSpec of the model on offer: it says how images are windowed and what the codes mean.
 
-    That of the task which registered the model, or `own`, which the server gave to this hospital; once one was taken
-    it stays the one.
+    That of the server's task which registered the model, or `own`, which the server gave to this hospital, or that of
+    the first task of another server; once one was taken it stays the one.
 
     Raises:
         InputError: there is none, or its codes or its image size are not the offer's.
@@ -61,10 +61,16 @@ def spec_of(offer: Offer, tasks: dict[int, TaskLog], state: State, own: TaskSpec
     kept = state.fact(_spec_name(offer))
     if kept is not None:
         return parse_bytes(kept.encode())
+    registered = [
+        task
+        for task in tasks.values()
+        if offer.model_digest in {current.closed.model_digest for current in task.rounds if current.closed}
+    ]
+    # anybody may close a round with another's model, under a spec that shows it images otherwise
+    by_itself = [task for task in registered if task.published.server == offer.server]
     found = own
-    for task in tasks.values():
-        if offer.model_digest in {current.closed.model_digest for current in task.rounds if current.closed}:
-            found = task.spec
+    if by_itself or (own is None and registered):
+        found = (by_itself or registered)[0].spec
     if found is None:
         raise InputError(
             f"no task of this ledger has registered the model {offer.model_digest}: get its TaskSpec from the server "

@@ -10,6 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +84,13 @@ class Consultation:
         return fold_diagnosis(self.party.events())
 
     def offers(self) -> list[Offer]:
-        """The models that one can ask now."""
-        return [offer for offer in self.log().offers.values() if not offer.withdrawn]
+        """The models that one can ask now: of servers in good standing, and described by a card that can be read."""
+        registry = self.party.ledger.registry
+        return [
+            offer
+            for offer in self.log().offers.values()
+            if not offer.withdrawn and _is_described(offer) and registry.is_active(offer.server, Role.SERVER)
+        ]
 
     # Step 1
 
@@ -154,19 +160,38 @@ class Consultation:
 
         Raises:
             InputError: this home does not know it.
+            StoreError: its images are not in this home any more, and not to be had from the store.
         """
         text = self.party.state.fact(f"diagnosis/query/{query.query_id}")
-        package = self.folder(query.query_id) / PACKAGE_FILE
-        if text is None or not package.exists():
-            raise InputError(f"query {query.query_id} was not asked from this home, or its files are gone")
+        if text is None:
+            raise InputError(f"query {query.query_id} was not asked from this home")
         kept = json.loads(text)
         image_format: ImageFormat = query.offer.described.image_format
-        pixels = read_package(package.read_bytes(), query.query_id, query.images, image_format).pixels
+        pixels = read_package(self._package(query), query.query_id, query.images, image_format).pixels
         images = tuple(
             QueryImage(name, ImageRole(role), data, None if truth is None else from_words(truth))
             for (name, role, truth), data in zip(kept["images"], pixels, strict=True)
         )
         return OwnQuery(query.query_id, kept["threshold"], images, QuerySecrets(bytes.fromhex(kept["seed"])))
+
+    def _package(self, query: Query) -> bytes:
+        """What was asked; a home that was restored from its backup has it from the store, sealed to its own key."""
+        file = self.folder(query.query_id) / PACKAGE_FILE
+        with self._alone(query):
+            if not file.exists():
+                fetch_artifact(
+                    self.party.store,
+                    query.root,
+                    self.party.identity,
+                    [query.offer.recipient_key, query.recipient_key],
+                    self.place.query_context(query.query_id, query.hospital),
+                    file,
+                )
+            return file.read_bytes()
+
+    def _alone(self, query: Query) -> AbstractContextManager[None]:
+        """`hospital run` may be at a query's files, beside `consult`."""
+        return alone(self.folder(query.query_id) / "files.lock")
 
     def folder(self, query_id: Digest) -> Path:
         """Where a query's images and reports are."""
@@ -236,7 +261,7 @@ class Consultation:
         """The encrypted reports, from this home's copy or from the store."""
         assert query.reports is not None, "it is answered"
         file = self.folder(query.query_id) / REPORTS_FILE
-        with alone(file.with_name(f"{REPORTS_FILE}.lock")):  # `hospital run` may be at it, beside `consult`
+        with self._alone(query):
             if not file.exists():
                 self._open_reports(query, file)
             data = file.read_bytes()
@@ -336,6 +361,13 @@ def both_bound(party: Party, query: Query) -> bool:
     sides = ((query.hospital, Role.HOSPITAL), (query.server, Role.SERVER))
     out = [account for account, role in sides if not registry.is_active(account, role)]
     return not out or (query.state is not QueryState.ASKED and all(map(registry.has_left, out)))
+
+
+def _is_described(offer: Offer) -> bool:
+    try:
+        return offer.described is not None
+    except VerificationError:
+        return False
 
 
 def claim_credit(party: Party, contract: DiagnosisContract, log: DiagnosisLog) -> None:
