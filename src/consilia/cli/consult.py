@@ -196,8 +196,10 @@ def _show(consultation: Consultation, query_id: str, output: Format, pacs: str) 
         from consilia.roles.diagnosis.results import results_of
         from consilia.roles.dicomweb import DicomWeb, send
 
-        made = results_of(consultation.opinion(query), spec, party.state)
+        opinion = consultation.opinion(query)
+        made = results_of(opinion, spec, party.state)
         send(DicomWeb(pacs), made)
-        party.report("sent to the PACS", instances=len(made))
+        without = len(opinion.diagnoses) - len(made) // 2  # a picture, or a slice that names no study
+        party.report("sent to the PACS", instances=len(made), cases_left_out=without)
     if shown.outcome in ("failed", "stopped", "spoilt"):
         raise typer.Exit(1)

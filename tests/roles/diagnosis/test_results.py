@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import highdicom
 import numpy as np
@@ -81,3 +82,21 @@ def test_a_file_that_is_gone_is_said(three, slice_file):
     slice_file.unlink()
     with pytest.raises(InputError, match="put it back"):
         results_of(opinion, SPEC, state)
+
+
+def test_a_slice_that_names_no_study_has_no_place_in_a_pacs(three, slice_file):
+    opinion, state = answered(three, slice_file)
+    header = pydicom.dcmread(slice_file)
+    del header.StudyInstanceUID
+    header.save_as(slice_file)
+    with pytest.raises(InputError, match="with its UIDs"):
+        results_of(opinion, SPEC, state)
+    ((image, diagnosis),) = opinion.diagnoses
+    other = slice_file.with_name("other.dcm")
+    write_ct_file(
+        other, np.full((256, 256), 30, np.float32), SITES[0].scanner, SliceIdentity("PH-2", 1, 0.0, 5.0)
+    )
+    sources = [("the patient", str(slice_file), (0.5, 0.5)), ("another", str(other), (0.5, 0.5))]
+    state.remember(f"consult/sources/{opinion.query.query_id}", json.dumps(sources))
+    both = replace(opinion, diagnoses=((image, diagnosis), (replace(image, name="another"), diagnosis)))
+    assert len(results_of(both, SPEC, state)) == 2  # the other one's report and capture

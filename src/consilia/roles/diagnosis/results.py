@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from consilia.errors import InputError
+from consilia.errors import InputError, UnusableImageError
 from consilia.imaging.dicom_file import is_dicom
 from consilia.imaging.structured_report import (
     OWN_SCHEME,
@@ -26,7 +27,7 @@ from consilia.roles.training.windows import window_of
 
 
 def results_of(opinion: Opinion, spec: TaskSpec, state: State) -> list[Any]:
-    """A structured report and a Secondary Capture for each real case that came as DICOM.
+    """A structured report and a Secondary Capture for each real case that came as DICOM and names its study.
 
     Raises:
         InputError: there is no answer, or the case's file is not where it was, or no case was DICOM.
@@ -48,10 +49,11 @@ def results_of(opinion: Opinion, spec: TaskSpec, state: State) -> list[Any]:
             raise InputError(f"expected {image.name} where it was when it was asked: put it back")
         if is_dicom(path):
             found = [_reported(item, scale_xy, spec.code_book) for item in diagnosis.findings]
-            made.append(structured_report(path, found, reporter))
-            made.append(annotated_capture(path, found, reporter, window_of(spec)))
+            with suppress(UnusableImageError):  # no study that an object could be of; the others have theirs
+                report = structured_report(path, found, reporter)
+                made += [report, annotated_capture(path, found, reporter, window_of(spec))]
     if not made:
-        raise InputError("expected a study in DICOM: a PNG has no place in a PACS")
+        raise InputError("expected a study in DICOM with its UIDs: a PNG has no place in a PACS")
     return made
 
 
