@@ -62,6 +62,9 @@ def test_a_server_needs_neither_data_nor_node(tmp_path: Path) -> None:
     ("old", "new", "path"),
     [
         ("url =", "uri =", "ledger.uri"),
+        ('"http://127.0.0.1:8545"', '"http://[::1"', "ledger.url"),
+        ('"http://127.0.0.1:8545"', '"http://127.0.0.1:99999"', "ledger.url"),
+        ("port = 8545", 'port = 8545\npeers = ["http://[::1"]', "node.peers.0"),
         ("[store]", "[shop]", "shop"),
         ("port = 8545", "port = 0", "node.port"),
         ("port = 8545", 'port = 8545\ncolour = "red"', "node.colour"),
@@ -139,8 +142,8 @@ def test_a_network_is_read_as_it_was_written(tmp_path: Path) -> None:
     network.save(tmp_path)
     read = Network.load(tmp_path)
     assert read.genesis == tmp_path / "g" and read.hospitals == (tmp_path / "h1", tmp_path / "h2")
-    for text in ("{", "{}", '{"genesis": 1}'):
-        (tmp_path / "network.json").write_text(text)
+    for text in (b"{", b"{}", b'{"genesis": 1}', b"\xff\xfe", b'{"url": "http://[::1", "deployment": "d"}'):
+        (tmp_path / "network.json").write_bytes(text)
         with pytest.raises(SettingsError, match=r"network\.json"):
             Network.load(tmp_path)
     (tmp_path / "network.json").unlink()

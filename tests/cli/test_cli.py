@@ -52,6 +52,8 @@ def test_what_is_wrong_with_a_party_has_its_own_exit_code(
     home, spec = tmp_path / "server", tmp_path / "task.toml"
     run = ("server", "run", "--home", str(home), "--spec", str(spec), "--initial-model", str(tmp_path / "w"))
     refused(consilia(*run[:-2]), 2, "task.toml")
+    spec.write_bytes(b"\xff\xfe")
+    refused(consilia(*run[:-2]), 2, "expected a TaskSpec in TOML")
     spec.write_text(spec_toml(2))
     missing = consilia(*run)
     assert missing.returncode == 2 and "--initial-model" in missing.stderr

@@ -167,6 +167,9 @@ def test_an_offer_by_files_is_asked_with_its_spec(town: Consortium, cli: Cli, tm
     other.write_text(spec_toml(2, model='detector = "bright"').replace("image_size = 64", "image_size = 96"))
     cli(*ask, "--spec", str(other), code=2)
     assert "expected a TaskSpec with the offer's codes and 64 x 64 pixels, it has 96 x 96" in cli.errors
+    other.write_bytes(b"\xff\xfe")
+    cli(*ask, "--spec", str(other), code=2)
+    assert "expected a TaskSpec in TOML" in cli.errors
     shown = shown_by(cli(*ask, "--spec", str(tmp_path / "task.toml")))
     assert shown["outcome"] == "answer"
     assert shown_by(cli("consult", "show", shown["query"])) == shown  # later, without the file

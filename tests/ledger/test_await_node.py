@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from consilia.errors import LedgerUnreachableError
+from consilia.errors import InputError, LedgerUnreachableError
 from consilia.ledger.rpc import await_node
 
 
@@ -49,3 +49,9 @@ def test_a_node_that_comes_later_is_waited_for(server):
 def test_a_node_that_never_comes_ends_the_wait(server):
     with pytest.raises(LedgerUnreachableError, match="start it, or correct the URL"):
         await_node(f"http://127.0.0.1:{server.server_port}", 0.05, lambda: None, pause_seconds=0.01)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:99999"])
+def test_what_is_no_address_is_not_waited_for(url):
+    with pytest.raises(InputError, match="expected the address of a ledger's node"):
+        await_node(url, 30.0, lambda: None)

@@ -139,3 +139,9 @@ def test_the_policy_says_all_that_speaks_against_a_task(change: dict[str, object
 
 def test_a_policy_left_out_admits_ct_research_between_two() -> None:
     admit(TaskSpec.model_validate(parse_toml(GOOD).model_dump()), PolicySection())
+
+
+def test_a_file_is_read_as_its_text_and_one_that_is_no_text_is_refused() -> None:
+    assert parse_toml(GOOD.replace("\n", "\r\n").encode()) == parse_toml(GOOD)
+    with pytest.raises(SpecError, match="expected a TaskSpec in TOML"):
+        parse_toml(b"\xff\xfe" + GOOD.encode("utf-16-le"))

@@ -75,7 +75,7 @@ def ask(
             "this hospital is not in good standing, its query would be refused; nothing was spent"
         )
     preset, chosen = ASSURANCES[assurance], _choose(consultation.offers(), offer, model)
-    own_spec = None if spec is None else parse_toml(spec.read_text())
+    own_spec = None if spec is None else parse_toml(spec.read_bytes())
     task_spec = spec_of(chosen, party.tasks(), party.state, own_spec)
     cases = read_study(study, task_spec)
     data = settings.data if archive is None else DataSection(path=archive)

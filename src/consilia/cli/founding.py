@@ -155,7 +155,7 @@ def _write_founder_settings(
         witnesses=nodes,
         password_file=keys.password_file,
     )
-    (home / SETTINGS_FILE).write_text(seat.toml())
+    (home / SETTINGS_FILE).write_text(seat.toml(), "utf-8")
 
 
 @contextmanager

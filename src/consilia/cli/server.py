@@ -112,6 +112,6 @@ def _read_spec(path: Path) -> TaskSpec:
     from consilia.protocols.task_spec import parse_toml
 
     try:
-        return parse_toml(path.read_text())
+        return parse_toml(path.read_bytes())
     except OSError as error:
         raise SpecError(f"expected a TaskSpec in {path.name}; {error.strerror}") from error

@@ -232,15 +232,15 @@ class TaskSpec(_Section):
         return Digest.of(self.to_bytes())
 
 
-def parse_toml(text: str) -> TaskSpec:
-    """Read a TaskSpec from TOML.
+def parse_toml(text: str | bytes) -> TaskSpec:
+    """Read a TaskSpec from TOML, or from a file's bytes.
 
     Raises:
-        SpecError: no TOML, an unknown key, a missing one or a bad value; the message gives the key's path.
+        SpecError: no TOML, no UTF-8, an unknown key, a missing one or a bad value; the message gives the key's path.
     """
     try:
-        return _validated(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return _validated(tomllib.loads(text.decode() if isinstance(text, bytes) else text))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"expected a TaskSpec in TOML; {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,9 +130,26 @@ def load_store(path: Path) -> StoreSection:
     return resolved(section, path.parent.resolve())
 
 
+def toml_value(value: int | str | Path | tuple[str, ...]) -> str:
+    """A value as TOML has it, whatever characters it holds.
+
+    Raises:
+        SettingsError: a text that is not Unicode, as of a path with bytes that are no UTF-8: TOML cannot hold it.
+    """
+    plain = str(value) if isinstance(value, Path) else value
+    written = json.dumps(plain, ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # the rest of JSON's escapes are TOML's
+    try:
+        written.encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"expected a name or path in UTF-8, got {plain!a}: choose another one") from error
+    return written
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingsError(f"expected settings in {path.name} of the home; {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

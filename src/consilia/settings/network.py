@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from consilia.errors import SettingsError
-from consilia.settings.sections import SettingsSection, StoreSection, resolved
+from consilia.settings.sections import SettingsSection, StoreSection, Url, resolved
 
 NETWORK_FILE = "network.json"
 
@@ -18,7 +18,7 @@ class Network(SettingsSection):
 
     genesis: Path | None = None
     """Of the embedded chain; left out where the contracts are on a network of another engine."""
-    url: str | None = None
+    url: Url | None = None
     """A node of that other network; what it tells is believed, its chain is not replayed."""
     confirmations: Annotated[int, Field(ge=1, le=1000)] = 1
     """How deep a block of that network must lie to be audited."""
@@ -49,7 +49,7 @@ class Network(SettingsSection):
             SettingsError: no such file, or not such a network.
         """
         try:
-            network = cls.model_validate_json((home / NETWORK_FILE).read_text())
+            network = cls.model_validate_json((home / NETWORK_FILE).read_bytes())
         except OSError as error:
             raise SettingsError(f"expected {NETWORK_FILE} in the home; {error.strerror}") from error
         except ValidationError as error:
@@ -60,4 +60,4 @@ class Network(SettingsSection):
     def save(self, home: Path) -> None:
         """Write `network.json` into a home."""
         text = self.model_dump_json(indent=1, exclude_unset=True)
-        (home / NETWORK_FILE).write_text(text + "\n")
+        (home / NETWORK_FILE).write_text(text + "\n", "utf-8")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from consilia.errors import SettingsError
 from consilia.passwords import (
@@ -26,12 +27,26 @@ class SettingsSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _url(text: str) -> str:
+    try:
+        urlsplit(text).port  # noqa: B018 - what has a port outside 1 to 65535 fails only now
+    except ValueError as error:
+        raise ValueError(
+            f"expected an address such as http://127.0.0.1:8545, got {text!r}: {error}"
+        ) from error
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
+"""An address that can be taken apart; whether it leads anywhere is told when somebody dials it."""
+
+
 class NodeSection(SettingsSection):
     """The embedded chain's node, which lives in the hospital's process group. Left out with an external ledger."""
 
     genesis: Path
     port: Annotated[int, Field(ge=1, le=65_535)]
-    peers: tuple[str, ...] = ()
+    peers: tuple[Url, ...] = ()
     host: str = "127.0.0.1"
     beyond_this_machine: bool = False
     """Needed for a host or peers other than loopback; the risks are in docs/ledger.md, "Beyond one machine"."""
@@ -67,10 +82,10 @@ def depth_of(confirmations: Confirmations) -> int:
 class LedgerSection(SettingsSection):
     """Where the ledger answers, and when what it tells is true."""
 
-    url: str
+    url: Url
     deployment: Path
     confirmations: Confirmations = "embedded"
-    witnesses: tuple[str, ...] = ()
+    witnesses: tuple[Url, ...] = ()
     """Nodes of other members. Where there are some, only what more than half of all nodes tell is true."""
 
     @property

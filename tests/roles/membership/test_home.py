@@ -14,7 +14,7 @@ from consilia.passwords import PASSWORD_VARIABLE
 from consilia.roles.keys import open_keys
 from consilia.roles.membership import home as homes
 from consilia.roles.membership.home import MemberKeys, Seat, make_member
-from consilia.settings import SETTINGS_FILE, ServerSettings, load
+from consilia.settings import SETTINGS_FILE, HospitalSettings, ServerSettings, load
 from consilia.settings.sections import StoreSection
 
 
@@ -90,3 +90,31 @@ def test_a_person_types_it_twice_and_else_one_is_drawn(
         "account.json",
         "identity.key",
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ['St "Mary"', "back\\slash", "圣玛丽 \N{HOSPITAL}", "del\x7f\ttab\nline", "'''"]
+)
+def test_settings_hold_names_and_paths_of_whatever_characters(tmp_path: Path, text: str) -> None:
+    here = tmp_path / text
+    seat = Seat(
+        text,
+        "http://127.0.0.1:1",
+        StoreSection(path=here),
+        data=here,
+        port=7001,
+        applications=(text,),
+        password_file=here,
+    )
+    (tmp_path / SETTINGS_FILE).write_text(seat.toml(), "utf-8")
+    settings = load(HospitalSettings, tmp_path)
+    assert (settings.name, settings.policy.applications) == (text, (text,))
+    assert settings.store.path == settings.data.path == settings.keys.password_file == here
+
+
+def test_settings_hold_a_bucket_of_whatever_characters_and_no_bytes_that_are_no_text(tmp_path: Path) -> None:
+    bucket = StoreSection(url='s3://b/"x"', endpoint="http://h\\", region='r"')
+    (tmp_path / SETTINGS_FILE).write_text(Seat("one", "http://127.0.0.1:1", bucket).toml(), "utf-8")
+    assert load(ServerSettings, tmp_path).store == bucket
+    with pytest.raises(SettingsError, match="UTF-8"):
+        Seat("one", "http://127.0.0.1:1", StoreSection(path=Path("\udcff"))).toml()

@@ -271,6 +271,20 @@ def test_malformed_files_are_refused(tmp_path: Path) -> None:
         Invite.load(file)
 
 
+def test_an_invite_or_request_with_an_address_that_is_none_is_refused(
+    three: Consortium, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.json"
+    for made, changed in (
+        (invite_of(three, tmp_path), {"peers": ["http://[::1"]}),
+        (invite_of(three, tmp_path), {"url": "http://127.0.0.1:99999"}),
+        (newcomer(three, tmp_path), {"node": "http://[::1"}),
+    ):
+        file.write_text(json.dumps(json.loads(made.model_dump_json(exclude_none=True)) | changed))
+        with pytest.raises(InputError, match="expected an address"):
+            type(made).load(file)
+
+
 def test_unknown_keys_in_a_request_are_refused(three: Consortium, tmp_path: Path) -> None:
     text = json.loads(newcomer(three, tmp_path).model_dump_json())
     file = tmp_path / "request.json"

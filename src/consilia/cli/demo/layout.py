@@ -11,7 +11,7 @@ from pathlib import Path
 from consilia.ledger.deployment import Founder, contract_address, sign_founder
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.roles.membership.home import MemberKeys, free_ports, make_member
-from consilia.settings import SETTINGS_FILE
+from consilia.settings import SETTINGS_FILE, toml_value
 from consilia.settings.network import Network
 from consilia.settings.sections import StoreSection
 from consilia.values import Address, Digest, Role
@@ -98,14 +98,14 @@ def write_hospital(home: Path, number: int, ports: Sequence[int], data: Hospital
     name = f"hospital-{number}"
     port = ports[number - 1]
     node = f'[node]\ngenesis = "../genesis.json"\nport = {port}\npeers = [{_others(ports, port)}]\n'
-    own = "" if data.patients_file is None else f'patients = "{data.patients_file}"\n'
+    own = "" if data.patients_file is None else f"patients = {toml_value(data.patients_file)}\n"
     text = (
         _common(name, ports, port)
         + node
-        + f'\n[data]\npath = "{data.path}"\nproposals = "../proposals"\n{own}'
+        + f'\n[data]\npath = {toml_value(data.path)}\nproposals = "../proposals"\n{own}'
         + _POLICY
     )
-    (home / name / SETTINGS_FILE).write_text(text)
+    (home / name / SETTINGS_FILE).write_text(text, "utf-8")
 
 
 _POLICY = """

@@ -24,6 +24,7 @@ from consilia.ledger.outbox import Outbox
 from consilia.ledger.rpc import Rpc
 from consilia.protocols.code_book import FindingCode, described
 from consilia.protocols.task_spec import parse_toml
+from consilia.settings import toml_value
 from consilia.settings.sections import DataSection
 
 REWARD_WEI = 10 * 10**18
@@ -104,7 +105,7 @@ def run(home: Path, wanted: Plan, output: Format) -> None:
                 write_archive(home, plan.seed)
         for number, share in enumerate(shares.hospitals, start=1):
             layout.write_hospital(home, number, plan.ports, share)
-        (home / TASK_FILE).write_text(task_toml(plan, shares))
+        (home / TASK_FILE).write_text(task_toml(plan, shares), "utf-8")
         say(
             "data ready",
             images=sum(d.images for d in shares.reported),
@@ -129,26 +130,26 @@ def _make_homes(home: Path, plan: Plan) -> list[layout.MemberKeys]:
 
 def task_toml(plan: Plan, shares: Shares) -> str:
     """The task that the server publishes, as a person would write it."""
-    categories = ", ".join(f'"{name}"' for name in shares.categories)
+    names = ", ".join(shares.categories)
     window = ""
     if shares.window is not None:
         window = f"window_center_hu = {shares.window.center_hu}\nwindow_width_hu = {shares.window.width_hu}\n"
     findings = "".join(_finding_toml(item) for item in described(shares.categories))
-    return f"""title = "{", ".join(shares.categories)} on {plan.application}, {plan.hospitals} hospitals"
+    return f"""title = {toml_value(f"{names} on {plan.application}, {plan.hospitals} hospitals")}
 
 [purpose]
-object_of_learning = "{", ".join(shares.categories)}"
-application = "{plan.application}"
+object_of_learning = {toml_value(names)}
+application = {toml_value(plan.application)}
 equipment = "any"
 purpose = "research"
 
 [data]
 format = "{shares.format}"
-categories = [{categories}]
+categories = {toml_value(shares.categories)}
 {window}
 [model]
-detector = "{plan.detector}"
-backbone = "{plan.backbone}"
+detector = {toml_value(plan.detector)}
+backbone = {toml_value(plan.backbone)}
 image_size = {plan.image_size}
 seed = {plan.seed}
 
@@ -172,10 +173,11 @@ def _finding_toml(item: FindingCode) -> str:
     coding = ""
     if item.coding is not None:
         term = item.coding
-        coding = (
-            f'coding = {{ scheme = "{term.scheme}", value = "{term.value}", meaning = "{term.meaning}" }}\n'
-        )
-    names = f'category = "{item.category}"\nen = "{item.en}"\nzh = "{item.zh}"\n'
+        told = ("scheme", term.scheme), ("value", term.value), ("meaning", term.meaning)
+        coding = f"coding = {{ {', '.join(f'{key} = {toml_value(value)}' for key, value in told)} }}\n"
+    names = (
+        f"category = {toml_value(item.category)}\nen = {toml_value(item.en)}\nzh = {toml_value(item.zh)}\n"
+    )
     return f"\n[[findings]]\ncode = {item.code}\n{names}{coding}"
 
 
@@ -237,7 +239,7 @@ def _train_yardsticks(home: Path, plan: Plan, shares: Shares, say: Output) -> li
     """Train all data pooled on one core while the other trains each hospital alone."""
     folder = home / "yardsticks"
     folder.mkdir(exist_ok=True)
-    spec = parse_toml((home / TASK_FILE).read_text()).to_bytes()
+    spec = parse_toml((home / TASK_FILE).read_bytes()).to_bytes()
     initial = next((home / layout.SERVER / "models").glob("*/round-000.safetensors"))
     sites = [
         Site(f"hospital-{i}", data_section(home, share)) for i, share in enumerate(shares.hospitals, start=1)

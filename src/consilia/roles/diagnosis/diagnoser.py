@@ -143,7 +143,7 @@ def _model_of(
     if offer.task is None:
         assert offer.model is not None and offer.spec is not None, "checked in the settings"
         try:
-            return parse_toml((home / offer.spec).read_text()), home / offer.model
+            return parse_toml((home / offer.spec).read_bytes()), home / offer.model
         except OSError as error:
             raise SettingsError(
                 f"diagnosis.offers: expected a TaskSpec in {offer.spec}; {error.strerror}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -17,7 +16,7 @@ from consilia.crypto.private_files import make_private_directory
 from consilia.errors import InputError
 from consilia.passwords import PASSWORD_VARIABLE
 from consilia.roles.keys import make_missing, new_password, open_keys
-from consilia.settings import SETTINGS_FILE, KeySettings, load, without_file
+from consilia.settings import SETTINGS_FILE, KeySettings, load, toml_value, without_file
 from consilia.settings.sections import Confirmations, KeysSection, StoreSection
 
 PASSWORD_FILE = Path("keys/password")
@@ -143,13 +142,13 @@ class Seat:
     def toml(self) -> str:
         """The settings as a person would write them."""
         lines = [
-            f'name = "{self.name}"',
+            f"name = {toml_value(self.name)}",
             "",
             "[ledger]",
-            f'url = "{self.url}"',
+            f"url = {toml_value(self.url)}",
             'deployment = "deployment.json"',
-            f"confirmations = {_toml(self.confirmations)}",
-            *([f"witnesses = {_toml(self.witnesses)}"] if self.witnesses else []),
+            f"confirmations = {toml_value(self.confirmations)}",
+            *([f"witnesses = {toml_value(self.witnesses)}"] if self.witnesses else []),
             "",
             "[store]",
             *_store_lines(self.store),
@@ -157,24 +156,25 @@ class Seat:
             "[keys]",
             'account = "keys/account.json"',
             'identity = "keys/identity.key"',
-            *([f'password_file = "{self.password_file}"'] if self.password_file else []),
+            *([f"password_file = {toml_value(self.password_file)}"] if self.password_file else []),
         ]
         if self.port is not None:
             lines += ["", "[node]", 'genesis = "genesis.json"', f"port = {self.port}"]
-            lines += [f"peers = {_toml(self.peers)}"]
+            lines += [f"peers = {toml_value(self.peers)}"]
         if self.data is not None:
-            lines += ["", "[data]", f'path = "{self.data}"']
-            lines += ["", "[policy]", f"applications = {_toml(self.applications)}", 'purposes = ["research"]']
+            lines += ["", "[data]", f"path = {toml_value(self.data)}"]
+            lines += [
+                "",
+                "[policy]",
+                f"applications = {toml_value(self.applications)}",
+                'purposes = ["research"]',
+            ]
         return "\n".join(lines) + "\n"
-
-
-def _toml(value: int | str | tuple[str, ...]) -> str:
-    return json.dumps(value)  # of numbers, texts and lists of texts the same as TOML
 
 
 def _store_lines(store: StoreSection) -> list[str]:
     """Where the store is. Keys of a bucket are each member's own: they come from files or the environment."""
     if store.path is not None:
-        return [f'path = "{store.path}"']
-    endpoint = [f'endpoint = "{store.endpoint}"'] if store.endpoint else []
-    return [f'url = "{store.url}"', *endpoint, f'region = "{store.region}"']
+        return [f"path = {toml_value(store.path)}"]
+    told = {"url": store.url, "endpoint": store.endpoint, "region": store.region}
+    return [f"{key} = {toml_value(value)}" for key, value in told.items() if value]

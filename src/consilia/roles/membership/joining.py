@@ -205,7 +205,7 @@ def _write_settings(invite: Invite, home: Path, seat: Seat) -> str:
     if not file.exists():
         own = seat.port if seat.port is None else seat.port or free_ports(1)[0]
         url = invite.url or (f"http://127.0.0.1:{own}" if own else invite.peers[0])
-        file.write_text(replace(seat, url=url, port=own).toml())
+        file.write_text(replace(seat, url=url, port=own).toml(), "utf-8")
     settings = load_party(home)
     node = settings.node if isinstance(settings, HospitalSettings) else None
     return node.url if node else ""

@@ -24,7 +24,7 @@ from consilia.ledger.embedded.genesis import LOOPBACK_HOSTS, Genesis
 from consilia.ledger.registry import NOBODY, Application, Kind, Proposal
 from consilia.ledger.views import Member
 from consilia.roles.membership.home import MemberKeys
-from consilia.settings.sections import Confirmations, StoreSection
+from consilia.settings.sections import Confirmations, StoreSection, Url
 from consilia.values import Address, Digest, Role, canonical_json, parse_json
 
 MAX_FILE_BYTES = 1 << 20
@@ -94,9 +94,9 @@ class Invite(File):
     registry: AccountText
     deployment: Deployment | None = None
     genesis: Genesis | None = None
-    url: str
+    url: Url
     """The ledger's RPC address, where it is not the embedded chain."""
-    peers: tuple[str, ...]
+    peers: tuple[Url, ...]
     """Nodes of the embedded chain, the inviter's own first."""
     confirmations: Confirmations
     """How deep a block lies that the members take for true."""
@@ -141,7 +141,7 @@ class JoinRequest(File):
     replaces: AccountText
     signature: Annotated[HexText, Field(min_length=130, max_length=130)]
     proofs: HexText
-    node: str
+    node: Url
 
     def application(self) -> Application:
         """The record as the registry takes it."""
