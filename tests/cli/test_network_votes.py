@@ -61,3 +61,38 @@ def test_a_quorum_for_emergencies_alone_is_refused(cli: Cli) -> None:
     assert step(cli("network", "vote"), "nothing to vote on")
     said = cli("network", "vote", "--quorum", "60", "--emergency-quorum", "30")
     assert "60 %" in step(said, "voted")["to"] and "30 %" in step(said, "voted")["to"]
+
+
+def test_numbers_that_the_ledger_cannot_hold_are_wrong_use(cli: Cli, tmp_path: Path) -> None:
+    for number in ("9" * 83, "0"):
+        cli("network", "vote", number, code=2)
+        assert "expected a proposal's number" in cli.errors
+        cli("server", "withdraw", number, home="server", code=2)
+        assert "expected an offer's number" in cli.errors
+    cli("network", "vote", "1", "--gift-wei", "9" * 83, code=2)
+    for command in (("create", "--store", str(tmp_path / "s")), ("join", "invite.json")):
+        cli("network", *command, "--data", str(tmp_path), "--days", "9" * 20, home="new", code=2)
+        assert "--days" in cli.errors and not (tmp_path / "new").exists()
+
+
+def test_places_that_cannot_be_written_are_told_and_nobodys_files_are_written_over(
+    cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    cli("network", "invite", "--to", str(tmp_path / "taken"), code=2)
+    assert "taken is a folder" in cli.errors and not list(tmp_path.glob("*.partial"))
+    mine = tmp_path / "for-you" / "invite.partial"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    invite = str(mine.with_suffix(".json"))
+    cli("network", "invite", "--to", invite)
+    assert mine.read_text() == "mine" and len(list(mine.parent.iterdir())) == 2
+    cli("network", "invite", "--to", str(tmp_path / "new" / "invite.json"))  # the folder is made
+    (tmp_path / "file").touch()
+    data = ("--data", str(tmp_path))
+    cli("network", "join", invite, *data, home="file", code=2)
+    assert "file is a file" in cli.errors
+    cli("network", "create", "--store", str(tmp_path / "s"), *data, home="file", code=2)
+    assert "file is a file" in cli.errors
+    cli("demo", "--data", str(tmp_path), home="file/within", code=2)
+    assert "expected a folder" in cli.errors

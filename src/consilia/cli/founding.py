@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from consilia.cli.output import Format, Output
+from consilia.cli.output import Format, Output, make_room
 
 if TYPE_CHECKING:
     from consilia.roles.membership.founding import Plan
     from consilia.roles.membership.home import MemberKeys
     from consilia.settings.sections import Confirmations
+
+MOST_DAYS = 36_500
+"""A hundred years: the registry takes more, and no certificate is good for longer."""
 
 FORMAT = typer.Option(Format.TEXT, "--format", help="How to report.")
 IMAGES = typer.Option(None, exists=True, file_okay=False, help="A hospital's images.")
@@ -51,7 +54,7 @@ def create(
     ),
     data: Path | None = IMAGES,
     certificate: Path | None = typer.Option(None, exists=True, help="The founder's legal certificate."),
-    days: int = typer.Option(365, min=1, help="How long its record is valid."),
+    days: int = typer.Option(365, min=1, max=MOST_DAYS, help="How long its record is valid."),
     port: int = typer.Option(0, min=0, max=65535, help="Its node's port; 0 takes a free one."),
     password_file: Path | None = PASSWORD_FILE,
     founder: list[Path] = typer.Option([], help="Another founder's join-request.json; may be repeated."),
@@ -70,7 +73,7 @@ def create(
     home, say = home.resolve(), Output("network", output)
     _check_founder_options(role, engine, url, data)
     depth = _confirmations(confirmations, engine)
-    home.mkdir(parents=True, exist_ok=True)
+    make_room(home, folder=True)
     with tell_password(home, say):
         keys = make_member(home, name or home.name, password_file, typed=True)
     own_port = port or free_ports(1)[0]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from consilia.cli.founding import FORMAT, IMAGES, PASSWORD_FILE, tell_password
-from consilia.cli.output import Format, Output
+from consilia.cli.founding import FORMAT, IMAGES, MOST_DAYS, PASSWORD_FILE, tell_password
+from consilia.cli.output import Format, Output, make_room
 
 
 def invite(
@@ -19,6 +19,7 @@ def invite(
     """Write the one file with which somebody can join. It gives no right by itself: the members vote."""
     from consilia.roles.membership.joining import make_invite
 
+    make_room(to)
     made = make_invite(home.resolve(), role)
     made.save(to)
     Output("network", output)(
@@ -33,7 +34,9 @@ def join(
     role: str = typer.Option("", help="Its role; default: what the invite offers."),
     data: Path | None = IMAGES,
     certificate: Path | None = typer.Option(None, exists=True, help="Its legal certificate."),
-    days: int = typer.Option(0, min=0, help="How long its record is valid; 365 for a newcomer."),
+    days: int = typer.Option(
+        0, min=0, max=MOST_DAYS, help="How long its record is valid; 365 for a newcomer."
+    ),
     port: int = typer.Option(0, min=0, max=65535, help="Its node's port; 0 takes a free one."),
     store: Path | None = typer.Option(
         None, help="Where it reaches the store; default: what the invite says."
@@ -58,6 +61,7 @@ def join(
     if invite_file is None:
         raise InputError("expected INVITE, the file that a member wrote with `consilia network invite`")
     invitation = Invite.load(invite_file)
+    make_room(home, folder=True)
     with tell_password(home, say):
         request = joining.join(
             invitation,

@@ -24,6 +24,12 @@ GIFT_WEI = 10**18
 """What a newcomer to an embedded chain gets for its first gas: a thousand tasks' worth of play money."""
 
 
+def _wei(amount: int) -> int:
+    if amount >= 2**256:
+        raise typer.BadParameter("expected an amount that a ledger can hold, below 2^256 wei")
+    return amount
+
+
 @app.callback()
 def _group() -> None:
     """Found a consortium, join one, and decide who belongs to it."""
@@ -56,7 +62,7 @@ def vote(
         None, min=0, max=99, help="With --quorum: the per cent for emergencies; default: 25."
     ),
     gift_wei: int = typer.Option(
-        -1, help="What a newcomer gets for gas; default: 1 coin on an embedded chain."
+        -1, callback=_wei, help="What a newcomer gets for gas; default: 1 coin on an embedded chain."
     ),
     output: Format = FORMAT,
 ) -> None:

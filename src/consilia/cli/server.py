@@ -99,10 +99,13 @@ def withdraw(
     output: Format = typer.Option(Format.TEXT, "--format", help="How to report progress."),
 ) -> None:
     """Take no more queries for a model, for good; those that are open are answered. Take it out of the settings too."""
+    from consilia.errors import InputError
     from consilia.roles.diagnosis.answering import Answering
     from consilia.roles.server import Server
     from consilia.settings import ServerSettings, load
 
+    if not 0 < offer < 2**256:
+        raise InputError(f"expected an offer's number, as it was reported, got {offer}")
     settings = load(ServerSettings, home)
     Answering(Server(home, settings, Output(settings.name, output)), (), 0).withdraw(offer)
 

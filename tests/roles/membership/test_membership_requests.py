@@ -285,6 +285,15 @@ def test_an_invite_or_request_with_an_address_that_is_none_is_refused(
             type(made).load(file)
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing(three: Consortium, tmp_path: Path) -> None:
+    made, folder = invite_of(three, tmp_path), tmp_path / "folder"
+    (folder / "taken").mkdir(parents=True)
+    for place in (folder / "taken", folder / "missing" / "invite.json", tmp_path / "invite.json" / "within"):
+        with pytest.raises(InputError, match="expected a file to write at"):
+            made.save(place)
+    assert list(folder.iterdir()) == [folder / "taken"]
+
+
 def test_unknown_keys_in_a_request_are_refused(three: Consortium, tmp_path: Path) -> None:
     text = json.loads(newcomer(three, tmp_path).model_dump_json())
     file = tmp_path / "request.json"

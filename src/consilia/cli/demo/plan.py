@@ -83,7 +83,6 @@ def locked(home: Path) -> Iterator[None]:
     Raises:
         HomeError: another run holds it.
     """
-    home.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -16,7 +16,7 @@ from consilia.cli.demo.plan import Plan, locked, settle_plan
 from consilia.cli.demo.processes import Processes, Step
 from consilia.cli.demo.workers import two_workers
 from consilia.cli.demo.yardsticks import Site, TrainingJob, train
-from consilia.cli.output import Format, Output
+from consilia.cli.output import Format, Output, make_room
 from consilia.cli.report.consultation import ConsultationReport
 from consilia.errors import ConsiliaError
 from consilia.ledger.deployment import deploy
@@ -77,9 +77,10 @@ def run(home: Path, wanted: Plan, output: Format) -> None:
     """Run a demo in a home, or resume the one that began there.
 
     Raises:
-        HomeError: the home holds something else, or a finished run.
+        InputError: the home cannot be made, or holds something else, or a finished run.
         ConsiliaError: a party ended that should not have.
     """
+    make_room(home, folder=True)
     signal.signal(signal.SIGTERM, _interrupt)
     home = (
         home.resolve()

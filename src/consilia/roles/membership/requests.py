@@ -6,7 +6,9 @@ docs/membership.md tells the steps and says what each signature and proof shows 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -77,10 +79,20 @@ class File(BaseModel):
             raise InputError(f"{path} is no {cls.__name__} of Consilia: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n")
-        partial.replace(path)
+        """Write the file, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written there.
+        """
+        partial = path.with_name(f".{secrets.token_hex(8)}.partial")  # nobody's file has this name
+        try:
+            partial.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", "utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise InputError(f"expected a file to write at {path}: {error.strerror}") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
 
 class Invite(File):

@@ -134,6 +134,7 @@ class Voter:
         """Approve a proposal, after convincing oneself of an applicant's proofs.
 
         Raises:
+            InputError: no proposal can have this number.
             PolicyError: it is decided or has expired.
             VerificationError: the applicant's proof does not convince this member.
         """
@@ -203,6 +204,8 @@ class Voter:
 
     def _proposal(self, proposal_id: int) -> Proposal:
         """A proposal by its number; this member's node may be about to hear of it."""
+        if not 0 < proposal_id < 2**256:
+            raise InputError(f"expected a proposal's number, as `network vote` shows it, got {proposal_id}")
         deadline = time.monotonic() + HEARSAY_SECONDS
         while proposal_id > self._count() and time.monotonic() < deadline:
             self.reading.wait(self.reading.confirmed_block().number, 1.0)
