@@ -34,6 +34,7 @@ from consilia.roles.progress import Report
 from consilia.roles.state import SealedArtifact
 from consilia.roles.training.initial_model import InitialModel, with_initial_model
 from consilia.roles.training.opening import Opening
+from consilia.roles.training.recovery import fetch_last_models, require_start
 from consilia.roles.training.rounds import (
     Closing,
     Examined,
@@ -91,7 +92,11 @@ class Server(Party):
         """
         section = self.settings.diagnosis
         self.answering = None
-        models = offered_models(section.offers, self.home, self.state, self.tasks(), awaiting)
+        tasks = self.tasks()
+        offered = [task_id_of(offer.task, tasks) for offer in section.offers if offer.task is not None]
+        own = [tasks[task_id] for task_id in offered if task_id and self.state.fact(f"models/{task_id}")]
+        fetch_last_models(self, own, self._model_path)
+        models = offered_models(section.offers, self.home, self.state, tasks, awaiting)
         self.answering = Answering(self, models, section.answer_seconds)
         self.answering.offer()
         return self.answering
@@ -332,6 +337,7 @@ class Server(Party):
             if task is None or len(task.rounds) <= round_index:
                 continue  # the ledger has not yet confirmed that the round is open
             self._refuse_dead(task)
+            require_start(self, task, round_index, self._model_path(task, round_index))
             current = task.rounds[round_index]
             fresh = [update for update in current.updates if update.position not in examined]
             for update in (*fresh, *self._registered_ahead(current)):
