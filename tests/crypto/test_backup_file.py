@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ BACKUP = Backup(
 def test_a_backup_comes_back() -> None:
     for backup in (
         BACKUP,
+        replace(BACKUP, next_account=b"\x04" * 32, next_identity=b"\x05" * 32),
         Backup("in a token", 0, None, (), {"state.sqlite": b"", "outbox.sqlite": b"\x00" * 9}),
     ):
         data = close_backup(backup, PASSWORD, CHEAP)
@@ -76,6 +78,8 @@ HONEST = {"name": "h", "made_at": 1, "account": None, "identities": [], "files":
         {"account": "01" * 31},
         {"account": "no hex" + "0" * 58},
         {"identities": ["02" * 33]},
+        {"next_account": "04" * 31},
+        {"next_identity": ["05" * 32]},
         {"made_at": "1"},
         {"command": "rm"},
     ],

@@ -13,11 +13,12 @@ import pytest
 from eth_account import Account
 
 from consilia.crypto.envelope import open_envelope
-from consilia.crypto.keys import Identity, load_identity, save_account, save_identity
+from consilia.crypto.keys import Identity, load_account, load_identity, save_account, save_identity
 from consilia.crypto.password_box import ScryptCost
 from consilia.errors import EnvelopeError, KeyFileError, SettingsError
 from consilia.roles.backup import read_backup, restore_backup, take_backup, write_backup
 from consilia.roles.keys import make_keys, open_keys, show_keys
+from consilia.roles.membership.joining import NEXT_ACCOUNT
 from consilia.roles.membership.rotation import FileRotation
 from consilia.roles.state import SealedArtifact, State
 from consilia.settings.sections import KeysSection
@@ -146,6 +147,52 @@ def test_restored_files_are_for_their_owner_alone(tmp_path: Path, old: KeysSecti
     ]
     for path in [tmp_path / "n", *made]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+def test_what_waits_for_a_vote_comes_back_as_what_waits(tmp_path: Path, old: KeysSection) -> None:
+    """The members may agree while the disk is lost: then the new account is the member, and the new identity its."""
+    first, oldest = turn(old), show_keys(old).older_recipients
+    account = Account.create()
+    save_account(tmp_path / "old" / NEXT_ACCOUNT, account, PASSWORD, cost=CHEAP)
+    waiting = FileRotation(old.identity, PASSWORD, CHEAP).prepare()
+    write_backup(
+        tmp_path / "backup", take_backup(tmp_path / "old", "h", old, PASSWORD, 1), BACKUP_PASSWORD, CHEAP
+    )
+    backup = read_backup(tmp_path / "backup", BACKUP_PASSWORD)
+
+    new = keys_in(tmp_path / "new", NEW_PASSWORD)
+    restore_backup(tmp_path / "new", new, backup, NEW_PASSWORD, CHEAP)
+    assert load_account(tmp_path / "new" / NEXT_ACCOUNT, NEW_PASSWORD).address == account.address
+    assert show_keys(new) == show_keys(old)
+    again = FileRotation(new.identity, NEW_PASSWORD, CHEAP)
+    assert again.prepare() == waiting, "a third key would be proposed, and the registered one never adopted"
+    again.adopt()
+    assert show_keys(new).recipient == waiting
+    assert set(show_keys(new).older_recipients) == {first, *oldest}
+
+    # settings that were copied after the vote name the new account: it goes where they say, and the old one is kept
+    later = keys_in(tmp_path / "later", NEW_PASSWORD)
+    later = later.model_copy(update={"account": tmp_path / "later" / NEXT_ACCOUNT})
+    restore_backup(tmp_path / "later", later, backup, NEW_PASSWORD, CHEAP)
+    assert show_keys(later).address == account.address
+    replaced = later.account.with_name("account-replaced.json")
+    assert load_account(replaced, NEW_PASSWORD).address == show_keys(old).address
+    adopted = take_backup(tmp_path / "later", "h", later, NEW_PASSWORD, 1)
+    assert (adopted.account, adopted.next_account) == (bytes(account.key), None)
+    (tmp_path / "later").rename(tmp_path / "lost")
+    keys_in(tmp_path / "later", NEW_PASSWORD)
+    restore_backup(tmp_path / "later", later, adopted, NEW_PASSWORD, CHEAP)
+    assert show_keys(later).address == account.address
+
+
+def test_what_waited_in_the_home_before_is_moved_away_too(tmp_path: Path, old: KeysSection) -> None:
+    backup = take_backup(tmp_path / "old", "h", old, PASSWORD, 1)
+    new = keys_in(tmp_path / "new", NEW_PASSWORD)
+    for path in (tmp_path / "new" / NEXT_ACCOUNT, new.identity.with_name("identity.key.next")):
+        path.touch()
+        with pytest.raises(KeyFileError, match=f"move away first: {path}"):
+            restore_backup(tmp_path / "new", new, backup, NEW_PASSWORD, CHEAP)
+        path.unlink()
 
 
 def test_a_restore_overwrites_nothing(tmp_path: Path, old: KeysSection) -> None:

@@ -25,9 +25,13 @@ class Backup:
     account: bytes | None = field(repr=False)
     """The ledger account's secret key, 32 bytes."""
     identities: tuple[bytes, ...] = field(repr=False)
-    """The identities' secret keys, 32 bytes each, the current one first."""
+    """The identities' secret keys, 32 bytes each, the current one first, then those that were replaced."""
     files: dict[str, bytes] = field(repr=False)
     """The databases of what cannot be rebuilt, by their names in the home."""
+    next_account: bytes | None = field(default=None, repr=False)
+    """The account that waits for the members' vote; None where none does."""
+    next_identity: bytes | None = field(default=None, repr=False)
+    """The identity that waits for it: apart from the others, or nobody would know that it is to be adopted."""
 
 
 class _Strict(BaseModel):
@@ -47,6 +51,8 @@ class _Contents(_Strict):
     account: Hex32 | None
     identities: list[Hex32]
     files: list[_File]
+    next_account: Hex32 | None = None
+    next_identity: Hex32 | None = None
 
 
 def close_backup(backup: Backup, password: str, cost: ScryptCost = ScryptCost.STANDARD) -> bytes:
@@ -58,11 +64,13 @@ def close_backup(backup: Backup, password: str, cost: ScryptCost = ScryptCost.ST
     contents = _Contents(
         name=backup.name,
         made_at=backup.made_at,
-        account=None if backup.account is None else backup.account.hex(),
+        account=_hex(backup.account),
         identities=[secret.hex() for secret in backup.identities],
         files=[_File(name=name, bytes=len(data)) for name, data in backup.files.items()],
+        next_account=_hex(backup.next_account),
+        next_identity=_hex(backup.next_identity),
     )
-    head = contents.model_dump_json().encode()
+    head = contents.model_dump_json(exclude_defaults=True).encode()  # what does not wait is not named
     plain = b"".join((len(head).to_bytes(4, "big"), head, *backup.files.values()))
     return close_box(MAGIC, b"", plain, password, cost)
 
@@ -91,7 +99,17 @@ def open_backup(name: str, data: bytes, password: str) -> Backup:
     return Backup(
         name=contents.name,
         made_at=contents.made_at,
-        account=None if contents.account is None else bytes.fromhex(contents.account),
+        account=_bytes(contents.account),
         identities=tuple(bytes.fromhex(secret) for secret in contents.identities),
         files=files,
+        next_account=_bytes(contents.next_account),
+        next_identity=_bytes(contents.next_identity),
     )
+
+
+def _hex(secret: bytes | None) -> str | None:
+    return None if secret is None else secret.hex()
+
+
+def _bytes(secret: str | None) -> bytes | None:
+    return None if secret is None else bytes.fromhex(secret)

@@ -16,7 +16,8 @@ from consilia.crypto.private_files import (
     write_private,
 )
 from consilia.errors import KeyFileError
-from consilia.roles.keys import identity_files, older_folder
+from consilia.roles.keys import identity_files, next_file, older_folder
+from consilia.roles.membership.joining import NEXT_ACCOUNT
 from consilia.settings.sections import KeysSection
 
 DATABASES = ("state.sqlite", "outbox.sqlite")
@@ -39,10 +40,15 @@ def take_backup(home: Path, name: str, keys: KeysSection, password: str, made_at
         KeyFileError: a key file or a database cannot be read.
     """
     account = bytes(load_account(keys.account, password).key) if keys.signer == "file" else None
+    following = next_file(keys.identity)
     paths = identity_files(keys.identity) if keys.opener == "file" else []
-    secrets = dict.fromkeys(load_identity(path, password).secret_bytes for path in paths)
+    secrets = {path: load_identity(path, password).secret_bytes for path in paths}
+    next_identity = secrets.pop(following, None)
     files = {file: _snapshot(home / file) for file in DATABASES if (home / file).exists()}
-    return Backup(name, made_at, account, tuple(secrets), files)
+    identities = tuple(dict.fromkeys(secrets.values()))
+    return Backup(
+        name, made_at, account, identities, files, _next_account(home, keys, password), next_identity
+    )
 
 
 def write_backup(path: Path, backup: Backup, password: str, cost: ScryptCost = ScryptCost.STANDARD) -> None:
@@ -82,10 +88,13 @@ def restore_backup(
     from eth_account import Account
 
     databases = [home / name for name in dict.fromkeys((*DATABASES, *backup.files))]
+    accounts, identities = _accounts(home, keys, backup), _identities(keys, backup)
     # a log that a killed party left would be played over the restored database, and damage it or bring old facts back
     paths = [path.with_name(path.name + end) for path in databases for end in ("", *BESIDE_A_DATABASE)]
-    paths += [keys.account] * (backup.account is not None) + [keys.identity] * bool(backup.identities)
-    if taken := [str(path) for path in paths if path.exists()]:
+    # and what waited there for a vote may be under another password, or not be what the members voted for
+    paths += [*accounts, home / NEXT_ACCOUNT, *identities]
+    paths += [next_file(keys.identity)] * bool(identities)
+    if taken := [str(path) for path in dict.fromkeys(paths) if path.exists()]:
         raise KeyFileError(
             f"a backup is restored into a home without keys; move away first: {', '.join(taken)}"
         )
@@ -93,14 +102,41 @@ def restore_backup(
         make_private_directory(folder)
     for name, data in backup.files.items():
         write_private(home / name, data)
-    for place, secret in enumerate(backup.identities):
-        identity, path = Identity.from_bytes(secret), keys.identity
-        if place > 0:
-            path = older_folder(keys.identity) / f"{identity.recipient.hex()[:16]}.key"
-            make_private_directory(path.parent)
+    for path, identity in identities.items():
+        make_private_directory(path.parent)
         save_identity(path, identity, password, cost=cost)
-    if backup.account is not None:
-        save_account(keys.account, Account.from_key(backup.account), password, cost=cost)
+    for path, secret in accounts.items():
+        make_private_directory(path.parent)
+        save_account(path, Account.from_key(secret), password, cost=cost)
+
+
+def _next_account(home: Path, keys: KeysSection, password: str) -> bytes | None:
+    """The account that waits for a vote, which is in a file also where the current one is in a token."""
+    path = home / NEXT_ACCOUNT
+    if not path.exists() or path.resolve() == keys.account.resolve():
+        return None
+    return bytes(load_account(path, password or keys.password()).key)
+
+
+def _accounts(home: Path, keys: KeysSection, backup: Backup) -> dict[Path, bytes]:
+    """Which account goes into which file. Settings may be newer than the backup, and name what waited then."""
+    following, current = home / NEXT_ACCOUNT, keys.account
+    if backup.next_account is not None and following.resolve() == current.resolve():
+        current = following.with_name("account-replaced.json")
+    places = ((current, backup.account), (following, backup.next_account))
+    return {path: secret for path, secret in places if secret is not None}
+
+
+def _identities(keys: KeysSection, backup: Backup) -> dict[Path, Identity]:
+    """Which identity goes into which file: the current one, those that were replaced, the one that waits for a vote."""
+    places: dict[Path, Identity] = {}
+    for secret in backup.identities:
+        identity = Identity.from_bytes(secret)
+        older = older_folder(keys.identity) / f"{identity.recipient.hex()[:16]}.key"
+        places[older if places else keys.identity] = identity
+    if backup.next_identity is not None:
+        places[next_file(keys.identity)] = Identity.from_bytes(backup.next_identity)
+    return places
 
 
 def _snapshot(path: Path) -> bytes:
