@@ -13,6 +13,7 @@ from obstore.store import MemoryStore
 from consilia.crypto.envelope import open_envelope
 from consilia.crypto.keys import Identity
 from consilia.errors import HomeError, StoreUnreachableError
+from consilia.ledger.outbox import Outbox
 from consilia.roles.artifacts import publish_artifact
 from consilia.roles.state import ConsultedImage, SealedArtifact, State
 from consilia.store.directory import DirectoryStore
@@ -142,3 +143,23 @@ def test_an_image_is_in_one_query_ever(tmp_path):
         "patient-2": ("audit", "first"),
         "patient-3": ("real", "first"),
     }  # nothing of the refused query was spent
+
+
+@pytest.mark.parametrize("kind", [State, Outbox])
+@pytest.mark.parametrize(
+    "damaged", [b"not a database, whatever its length", b"SQLite format 3\0" + bytes(4080)]
+)
+def test_what_is_no_database_is_told_with_what_to_do(
+    tmp_path: Path, kind: type[State | Outbox], damaged: bytes
+) -> None:
+    path = tmp_path / "kept.sqlite"
+    path.write_bytes(damaged)
+    with pytest.raises(HomeError, match=r"kept\.sqlite, it cannot be opened.*consilia keys restore"):
+        kind(path)
+    assert path.read_bytes() == damaged, "it may be repaired yet"
+
+
+@pytest.mark.parametrize("kind", [State, Outbox])
+def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path, kind: type[State | Outbox]) -> None:
+    with pytest.raises(HomeError, match="a file which may be written"):
+        kind(tmp_path)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from consilia.errors import HomeError
 from consilia.values import Address, Digest
 
 SCHEMA = """
@@ -52,15 +53,48 @@ class OutboxEntry:
     signed: Signed
 
 
+def open_database(path: Path, schema: str, *pragmas: str, timeout: float = 5.0) -> sqlite3.Connection:
+    """Open a database of a home, or make it: what is committed is on disk, power cuts included.
+
+    Args:
+        timeout: seconds to wait for another process that writes.
+
+    Raises:
+        HomeError: it is damaged or no database, or the disk refuses.
+    """
+    database = None
+    try:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=timeout)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", *pragmas):
+            database.execute(f"PRAGMA {pragma}")
+        database.executescript(schema)
+    except sqlite3.Error as error:
+        if database is not None:
+            database.close()
+        if isinstance(error, sqlite3.OperationalError):
+            advice = "see that it is a file which may be written, and that the disk has room"
+        else:
+            advice = (
+                "put the home's keys and databases aside and restore them from a backup (`consilia keys restore`); "
+                "what is lost without one is in docs/keys.md"
+            )
+        raise HomeError(
+            f"expected a database of this home in {path.name}, it cannot be opened: {error}; {advice}"
+        ) from error
+    return database
+
+
 class Outbox:
     """The kept transactions of one home directory. Safe between threads and between processes."""
 
     def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            HomeError: it is damaged or no database, or the disk refuses.
+        """
         self._lock = threading.RLock()
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")  # on disk before it is sent, power cuts included
-        self._database.execute(SCHEMA)
+        self._database = open_database(path, SCHEMA, timeout=30)
 
     def close(self) -> None:
         """Close the file."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from consilia.errors import HomeError
+from consilia.ledger.outbox import open_database
 from consilia.values import Address, Digest
 
 _SCHEMA = """
@@ -64,15 +65,15 @@ class State:
     """A party's memory. Every write is on disk when the call returns."""
 
     def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            HomeError: it is damaged or no database, or the disk refuses.
+        """
         path.touch(mode=0o600)  # before SQLite creates it with the umask's rights: it will hold secrets
         self._lock = threading.Lock()
-        self._sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._sql.execute("PRAGMA journal_mode=WAL")
-        self._sql.execute("PRAGMA synchronous=FULL")
-        self._sql.execute(
-            "PRAGMA secure_delete=ON"
-        )  # what is deleted is overwritten: rho, and erased secrets
-        self._sql.executescript(_SCHEMA)
+        # what is deleted is overwritten: rho, and erased secrets
+        self._sql = open_database(path, _SCHEMA, "secure_delete=ON")
 
     def close(self) -> None:
         """Close the file."""
