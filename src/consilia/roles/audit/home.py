@@ -17,6 +17,7 @@ from consilia.ledger.client import Ledger
 from consilia.ledger.contracts import Deployment
 from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.embedded.replay import ReplayReport, open_readonly_provider
+from consilia.protocols.task_spec import TaskSpec
 from consilia.protocols.training import RoundReport, TaskContexts, from_bitmap
 from consilia.roles.artifacts import fetch_artifact, file_digest
 from consilia.roles.audit.chain import replay_all
@@ -246,29 +247,22 @@ class Examiner:
             raise AuditError("the initial model in the store is not the one whose digest opened round 0")
 
     def _check_copies(self, models: Path) -> None:
-        """The server keeps every global model in clear; its copies must be the registered ones."""
+        """The server keeps global models in clear; the copies that are there must be the registered ones.
+
+        Which are this task's their folder tells, not their bytes: other tasks may begin with the same initial model.
+        """
         task = self._task
         if not task.rounds:
             return
         digests = {current.opened.round_index: current.opened.model_digest for current in task.rounds}
         if task.finished:
             digests[len(task.rounds)] = task.finished.model_digest
-        folders = [
-            folder
-            for folder in models.glob("*")
-            if (first := folder / "round-000.safetensors").exists()
-            and str(file_digest(first)) == task.spec.model.initial_digest
-        ]
-        if not folders:
-            raise AuditError(
-                f"task {task.task_id}: the server's copy of the initial model is missing or changed"
-            )
-        for folder in folders:
+        for name in _folder_names(task.spec):
             for index, digest in digests.items():
-                path = folder / f"round-{index:03d}.safetensors"
+                path = models / name / f"round-{index:03d}.safetensors"
                 if path.exists() and file_digest(path) != digest:
                     raise AuditError(
-                        f"the server's copy {folder.name}/{path.name} is not the model that was registered"
+                        f"the server's copy {name}/{path.name} is not the model that was registered"
                     )
 
     def _open(self, root: Digest, recipients: list[bytes], context: ArtifactContext, name: str) -> Path:
@@ -278,6 +272,12 @@ class Examiner:
 
     def _model_recipients(self) -> list[bytes]:
         return [*self._task.task_keys.values(), self._server_key]
+
+
+def _folder_names(spec: TaskSpec) -> set[str]:
+    """A server names a task's folder by the spec as it was given, with or without the initial model's digest."""
+    draft = spec.model_copy(update={"model": spec.model.model_copy(update={"initial_digest": ""})})
+    return {str(given.digest)[:16] for given in (spec, draft)}
 
 
 def _server_identity(server: Path) -> Opener:
