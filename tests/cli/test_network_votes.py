@@ -94,5 +94,8 @@ def test_places_that_cannot_be_written_are_told_and_nobodys_files_are_written_ov
     assert "file is a file" in cli.errors
     cli("network", "create", "--store", str(tmp_path / "s"), *data, home="file", code=2)
     assert "file is a file" in cli.errors
+    for command in (("create", "--store", str(tmp_path / "s")), ("join", invite)):
+        cli("network", *command, *data, "--certificate", str(tmp_path / "taken"), home="other", code=2)
+        assert "--certificate" in cli.errors
     cli("demo", "--data", str(tmp_path), home="file/within", code=2)
     assert "expected a folder" in cli.errors

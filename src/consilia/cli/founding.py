@@ -53,7 +53,9 @@ def create(
         help="The folder of sealed artifacts that all members reach, or a TOML file with a section store.",
     ),
     data: Path | None = IMAGES,
-    certificate: Path | None = typer.Option(None, exists=True, help="The founder's legal certificate."),
+    certificate: Path | None = typer.Option(
+        None, exists=True, dir_okay=False, help="The founder's legal certificate."
+    ),
     days: int = typer.Option(365, min=1, max=MOST_DAYS, help="How long its record is valid."),
     port: int = typer.Option(0, min=0, max=65535, help="Its node's port; 0 takes a free one."),
     password_file: Path | None = PASSWORD_FILE,

@@ -33,7 +33,7 @@ def join(
     name: str = typer.Option("", help="Its name; default: the name of its home."),
     role: str = typer.Option("", help="Its role; default: what the invite offers."),
     data: Path | None = IMAGES,
-    certificate: Path | None = typer.Option(None, exists=True, help="Its legal certificate."),
+    certificate: Path | None = typer.Option(None, exists=True, dir_okay=False, help="Its legal certificate."),
     days: int = typer.Option(
         0, min=0, max=MOST_DAYS, help="How long its record is valid; 365 for a newcomer."
     ),

@@ -21,6 +21,7 @@ from consilia.ledger.embedded.genesis import Genesis
 from consilia.ledger.registry import NOBODY, Kind
 from consilia.roles.audit.view import open_view
 from consilia.roles.keys import open_keys
+from consilia.roles.membership import home as homes
 from consilia.roles.membership.founding import settle_plan
 from consilia.roles.membership.home import MemberKeys
 from consilia.roles.membership.joining import change, join, make_invite
@@ -198,6 +199,15 @@ def test_a_home_of_a_founding_takes_no_other_invite(three: Consortium, tmp_path:
     with pytest.raises(InputError, match="belongs to another consortium"):
         options = {"certificate": b"", "days": 1, "port": 0, "store": None}
         join(invite, home, name="f", role="", data=tmp_path, **options)
+
+
+def test_a_home_that_joined_founds_no_consortium(three: Consortium, tmp_path: Path) -> None:
+    newcomer(three, tmp_path)
+    home, store = tmp_path / "newcomer", invite_of(three, tmp_path).store
+    keys = homes.make_member(home, "newcomer")
+    with pytest.raises(InputError, match=r"deployment\.json and no founding"):
+        settle_plan(home, keys, "embedded", "", store, 7001, "embedded")
+    assert not (home / "founding.json").exists()
 
 
 def test_a_newcomer_asks_the_nodes_of_its_invite_what_they_tell(three: Consortium, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def settle_plan(home: Path, wanted: Plan) -> Plan:
         partial.replace(file)
         return wanted
     try:
-        kept = Plan.model_validate_json(file.read_text())
+        kept = Plan.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise HomeError(f"{PLAN_FILE} of {home.name} is damaged: {error}; choose another --home") from error
     if (home / REPORT_FILE).exists():

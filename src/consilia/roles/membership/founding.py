@@ -69,7 +69,7 @@ def settle_plan(
         confirmations: how deep all members take a block for true; the invites carry it.
 
     Raises:
-        InputError: the home has a plan for another engine or ledger.
+        InputError: the home has a plan for another engine or ledger, or belongs to a consortium that others founded.
         LedgerUnreachableError: nobody answers at the URL of an external ledger.
     """
     file = home / PLAN_FILE
@@ -82,6 +82,10 @@ def settle_plan(
                 f"{kept.confirmations}: give the same options to go on, or choose another --home"
             )
         return kept
+    if taken := [name for name in (DEPLOYMENT_FILE, GENESIS_FILE) if (home / name).exists()]:
+        raise InputError(
+            f"{home.name} holds {taken[0]} and no founding: it belongs to a consortium; choose another --home"
+        )
     deployer = str(keys.account.address)
     chain_id, nonce = secrets.randbelow(2**31 - 10**6) + 10**6, 0
     if engine == "rpc":
