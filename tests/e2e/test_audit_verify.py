@@ -158,7 +158,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "two updates swapped": (swap_two_updates, "the update of 0x.*object"),
     "a byte of the server's first model": (
         lambda home: flip_server_model(home, "round-000"),
-        "initial model",
+        r"round-000\.safetensors is not the model that was registered",
     ),
     "a byte of the server's last model": (
         lambda home: flip_server_model(home, "round-002"),
