@@ -80,7 +80,8 @@ def test_the_smaller_side_believes_nothing(tmp_path: Path, monkeypatch: pytest.M
         # Nobody there takes it for true: no task key, no sealed model, no enrolment, no report of success.
         assert other.running
         assert town.servers[1].state.task_keys(published.task_id) == {}
-        assert not (town.home / "server-b" / "work").exists()
+        work = (town.home / "server-b" / "work").iterdir()
+        assert all(path.suffix == ".lock" for path in work)  # it is at the task, and has made nothing
         assert not any(published.task_id in hospital.tasks() for hospital in town.hospitals[3:])
         assert [
             named for named in ("hospital-3", "hospital-4") if town.steps[named].named("update registered")
