@@ -55,6 +55,15 @@ def test_web3_says_who_it_talks_to(web3: Web3) -> None:
     assert web3.eth.block_number == 0
 
 
+def test_there_is_always_a_latest_block(node: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A re-org to a chain of more work and fewer blocks leaves no block of the old head's number for a moment."""
+    node.mine()
+    latest = Web3(node.provider()).eth.get_block("latest")
+    assert latest["number"] == 1
+    monkeypatch.setattr(node.chain.file, "canonical_hash", lambda number: None)
+    assert Web3(node.provider()).eth.get_block("latest") == latest
+
+
 def test_a_contract_is_deployed_called_and_heard(web3: Web3, notes: Contract) -> None:
     contract = deploy(web3, notes)
     assert web3.eth.get_code(contract.address) != b""

@@ -140,8 +140,11 @@ class ChainMethods:
     # Blocks, transactions, events
 
     def block_by_number(self, tag: Json, full: Json = False) -> Json:
-        number = self._number(read_tag(tag))
-        stored = self._chain.block_by_number(number)
+        name = read_tag(tag)
+        if name.startswith(("0x", "e")):
+            stored = self._chain.block_by_number(self._number(name))
+        else:  # by its hash: a re-org to a shorter chain may come between its number and the block
+            stored = self._chain.file.stored(self._chain.head.header.hash)
         return None if stored is None else block_view(stored, read_flag(full, "full"))
 
     def block_by_hash(self, block_hash: Json, full: Json = False) -> Json:
