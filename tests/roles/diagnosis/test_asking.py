@@ -192,8 +192,8 @@ def test_a_case_is_asked_of_one_offer_ever(three):
 
 @pytest.fixture
 def ct_archive(tmp_path):
-    """Head slices in DICOM, one a patient, every other with a lesion: enough for three queries."""
-    return list(read_dataset(write_slices(tmp_path / "ct", range(99))).images)
+    """Head slices in DICOM, one a patient, every other with a lesion: more than enough for three queries."""
+    return list(read_dataset(write_slices(tmp_path / "ct", range(115))).images)
 
 
 def of_model(image_size, center_hu):
