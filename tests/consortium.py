@@ -429,12 +429,12 @@ class Consortium:
             self.step(index)
             return examined
 
-        self.server._collect = collect_then_step  # type: ignore[method-assign]
+        self.server._collect = collect_then_step
 
     def silence_the_server(self) -> None:
         """The server stops for good, wherever it is."""
         assert self.thread is not None
-        self.server.ledger = _Gone()  # type: ignore[assignment]
+        self.server.ledger = _Gone()
         with pytest.raises(LedgerUnreachableError):
             self.thread.result()
 

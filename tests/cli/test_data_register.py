@@ -71,7 +71,7 @@ def test_the_package_is_its_owners_alone_and_goes_also_where_registering_fails(
 ) -> None:
     honest, modes = datasets.pack, []
 
-    def pack(*arguments):  # type: ignore[no-untyped-def]
+    def pack(*arguments):
         work = town.home / "hospital-1" / "work"
         modes.extend(path.stat().st_mode & 0o777 for path in work.iterdir())
         return honest(*arguments)

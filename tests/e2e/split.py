@@ -227,7 +227,7 @@ class SplitTown:
     def close(self) -> None:
         """Stop everybody."""
         for party in (*self.hospitals, *self.servers):
-            party.ledger = _Gone()  # type: ignore[assignment]
+            party.ledger = _Gone()
         for node in self.nodes:
             node.terminate()
         for node in self.nodes:

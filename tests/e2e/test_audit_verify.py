@@ -148,7 +148,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         "the model of round 0|opens round 1",
     ),
     "the key string lost": (
-        lambda home: object_path(home, task_of(home).started.key_string_root).unlink(),  # type: ignore[union-attr]
+        lambda home: object_path(home, task_of(home).started.key_string_root).unlink(),
         "the key string: .*no object",
     ),
     "an update lost": (

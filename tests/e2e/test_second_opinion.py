@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def image(number: int, role: ImageRole) -> QueryImage:
     """A picture that training has not seen; one in five is healthy."""
     example = square_example(1000 + number, size=SIZE, lesions=int(number % 5 > 0))
-    truth = tuple(Finding(1, tuple(int(edge) for edge in box)) for box in example.boxes_xyxy)  # type: ignore[arg-type]
+    truth = tuple(Finding(1, tuple(int(edge) for edge in box)) for box in example.boxes_xyxy)
     pixels = np.asarray(example.pixels, np.uint8).tobytes()
     return QueryImage(f"case-{number}", role, pixels, truth if role is ImageRole.AUDIT else None)
 
@@ -113,7 +113,7 @@ def test_a_trained_model_passes_and_a_careless_one_fails(answers: Answers) -> No
     found, true = np.array(diagnosis.findings[0].box_xyxy), example.boxes_xyxy[0]
     assert np.abs(found - true).max() < 8
     careless = Careless(answers.diagnoser)
-    clinic.server._loaded[answers.model.model_digest] = careless  # type: ignore[assignment]
+    clinic.server._loaded[answers.model.model_digest] = careless
     failed = clinic.run(clinic.ask(case(100)))
     assert failed.query.state is QueryState.FAILED and failed.failed
     assert failed.query.hospital_wei == PRICE_WEI and not failed.query.hidden_openings

@@ -51,7 +51,7 @@ def test_the_order_of_the_updates_changes_no_bit(tmp_path: Path, several: list, 
     updates = updates_of(tmp_path, [t for t, _ in several], [n for _, n in several])
     digest = federated_average(updates, tmp_path / "one")
     assert digest == Digest.of((tmp_path / "one").read_bytes())
-    random.shuffle(updates)  # type: ignore[attr-defined]
+    random.shuffle(updates)
     federated_average(updates, tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 

@@ -27,7 +27,7 @@ def test_shares_add_up_to_the_last_wei(samples: dict[str, int], pool_wei: int) -
 @given(SAMPLES, st.integers(0, 2**100), st.randoms())
 def test_shares_do_not_depend_on_the_order(samples: dict[str, int], pool_wei: int, random: object) -> None:
     shuffled = list(samples.items())
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert shares_by_samples(dict(shuffled), pool_wei) == shares_by_samples(samples, pool_wei)
 
 

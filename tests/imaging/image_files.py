@@ -46,7 +46,7 @@ def ct_file(path: Path, patient: str = SECRET_ID, **changes: object) -> Path:
     return save(header, path)
 
 
-def coco(folder: Path, images: list[dict[str, object]], boxes: list[dict[str, object]] = ()) -> Path:  # type: ignore[assignment]
+def coco(folder: Path, images: list[dict[str, object]], boxes: list[dict[str, object]] = ()) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     categories = [{"id": 7, "name": "nodule"}, {"id": 3, "name": "cyst"}]
     content = {
@@ -61,11 +61,11 @@ def coco(folder: Path, images: list[dict[str, object]], boxes: list[dict[str, ob
 def png(path: Path, size: tuple[int, int] = (40, 30), mode: str = "L", **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(noise).convert(mode).save(path, **options)  # type: ignore[arg-type]
+    Image.fromarray(noise).convert(mode).save(path, **options)
     return path
 
 
 def reasons(folder: Path, read: Callable[[Path], object] = read_dataset) -> dict[str, str]:
     """The skipped files with their reasons, after one good image was added so that the data set stands."""
     data = read(folder)
-    return {skipped.name: skipped.reason for skipped in data.skipped}  # type: ignore[attr-defined]
+    return {skipped.name: skipped.reason for skipped in data.skipped}

@@ -78,10 +78,10 @@ def test_what_most_nodes_told_holds_until_they_tell_otherwise(
         reader = on_anvil.ledger(witnesses=[on_anvil.url, other])
         agreed = reader.confirmed_block()
         assert agreed.number > 0
-        reader._chain._witnesses._silent_until = [1e18, 1e18]  # type: ignore[union-attr]
+        reader._chain._witnesses._silent_until = [1e18, 1e18]
         rpc.call("anvil_mine", hex(3))
         assert reader.confirmed_block() == agreed
-        reader._chain._witnesses._silent_until = [0.0, 0.0]  # type: ignore[union-attr]
+        reader._chain._witnesses._silent_until = [0.0, 0.0]
         assert reader.confirmed_block().number == agreed.number + 3
 
 

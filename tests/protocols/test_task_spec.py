@@ -130,7 +130,7 @@ def test_the_policy_says_all_that_speaks_against_a_task(change: dict[str, object
     spec = parse_toml(GOOD)
     admit(spec, PolicySection())
     with pytest.raises(PolicyError) as refused:
-        admit(spec, PolicySection(**change))  # type: ignore[arg-type]
+        admit(spec, PolicySection(**change))
     assert objection in str(refused.value)
     worst = PolicySection(applications=(), detectors=(), minimum_quorum=9)
     with pytest.raises(PolicyError, match=r"application.*detector.*quorum"):

@@ -96,8 +96,8 @@ def test_anything_else_is_refused(value: LocalMetrics | RoundReport, harm: str) 
     compact = {"sort_keys": True, "separators": (",", ":")}
     harmed = {
         "space": good.replace(b",", b", ", 1),
-        "unknown key": json.dumps(raw | {"zzz": 1}, **compact).encode(),  # type: ignore[call-overload]
-        "missing key": json.dumps({k: v for k, v in raw.items() if k != first}, **compact).encode(),  # type: ignore[call-overload]
+        "unknown key": json.dumps(raw | {"zzz": 1}, **compact).encode(),
+        "missing key": json.dumps({k: v for k, v in raw.items() if k != first}, **compact).encode(),
         "key twice": good[:-1] + b"," + good[1:],
         "deep": b"[" * 100_000,
         "bytes": b"\xff" + good,

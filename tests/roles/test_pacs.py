@@ -186,4 +186,4 @@ def test_an_entity_is_title_host_and_port(text: str) -> None:
 @pytest.mark.parametrize("wish", [{}, {"studies": ("1.2*",)}, {"dates": "2024"}, {"dates": "20240101-"}])
 def test_a_whole_pacs_is_not_asked_for(wish: dict[str, object]) -> None:
     with pytest.raises(InputError):
-        Wanted(**wish)  # type: ignore[arg-type]
+        Wanted(**wish)

@@ -96,7 +96,7 @@ class CutOff(ObjectStore):
     def __init__(self, memory: MemoryStore, cut: bool) -> None:
         super().__init__(memory, "memory", patience_seconds=0.1)
         if cut:
-            self._requests.put_if_absent = self._lost  # type: ignore[method-assign]
+            self._requests.put_if_absent = self._lost
 
     def _lost(self, path: str, data: bytes) -> bool:
         raise StoreUnreachableError("the wire is cut")

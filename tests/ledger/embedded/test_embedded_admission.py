@@ -79,7 +79,7 @@ def test_the_founders_list_holds_until_the_registry_is_there(town: Consortium) -
 def test_the_block_that_deploys_is_sealed_by_the_old_rule_and_its_child_by_the_new(town: Consortium) -> None:
     chain = town.chain("a")
     extend(chain, [deployment(founder(0), founder(2), founder(3, Role.SERVER))], index=1)
-    assert chain.file.stored(chain.head.header.hash).receipts  # type: ignore[union-attr]
+    assert chain.file.stored(chain.head.header.hash).receipts
     for refused in (1, 3):  # the one is not in the registry, the other no hospital
         with pytest.raises(ChainError, match="not an admitted miner"):
             chain.import_block(foreign_block(chain, refused))

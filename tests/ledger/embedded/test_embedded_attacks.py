@@ -328,9 +328,9 @@ def test_a_block_that_is_being_kept_makes_no_liar_of_the_peer_that_has_it_too(no
     head = node.chain.head
     follow = node.gossip._catch_up._follow
     node.chain.head = before
-    follow(TellsItsHead(head.header.hash, head.score))  # type: ignore[arg-type]
+    follow(TellsItsHead(head.header.hash, head.score))
     with pytest.raises(ChainError, match="cannot show it"):
-        follow(TellsItsHead(head.header.hash, head.score + 1))  # type: ignore[arg-type]
+        follow(TellsItsHead(head.header.hash, head.score + 1))
 
 
 def test_a_peer_that_serves_false_blocks_on_true_headers_is_cut_off(

@@ -237,5 +237,5 @@ def test_a_split_network_comes_together_and_loses_no_transaction(four: list[Node
     assert has(four[0], spent_left) != has(four[0], spent_right)
     lost = spent_right if has(four[0], spent_left) else spent_left
     assert all(node.pool.get(lost.hash) is None for node in four)  # refused: its nonce is used
-    assert sum(node.status()["reorgs"] > 0 for node in four) >= 2  # type: ignore[operator, index, call-overload]
+    assert sum(node.status()["reorgs"] > 0 for node in four) >= 2
     assert not any(node.gossip.reception.standing.cut_off() for node in four)  # a losing side is no attacker

@@ -217,7 +217,7 @@ def test_a_search_for_an_outdated_head_is_given_up(consortium: Consortium) -> No
         started.put(mining_hash)
         start(mining_hash, 2**250)
 
-    watched.miner._search.start = hopeless  # type: ignore[method-assign]
+    watched.miner._search.start = hopeless
     watched.miner.start()
     first = started.get(timeout=PATIENCE_SECONDS)
     other = consortium.chain("other")

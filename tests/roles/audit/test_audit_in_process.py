@@ -192,7 +192,7 @@ def test_a_forged_share_is_found(three: Consortium, monkeypatch: pytest.MonkeyPa
 def test_shares_that_hospitals_drew_after_the_servers_time_are_right(three: Consortium) -> None:
     """Nobody judged the updates: everybody gets a part by updates, also who would have got less by examples."""
     said = Steps()
-    three.server._reward = lambda task_id: None  # type: ignore[method-assign]
+    three.server._reward = lambda task_id: None
     three.start_server()
     three.until(lambda tasks: newest(tasks).finished, 0, 1, 2)
     audit(three.home, said)

@@ -250,7 +250,7 @@ def test_a_spoilt_report_of_the_real_case_is_told_and_its_codes_are_found(
     honest = clinic.server._prepared
 
     def spoil(query: object) -> Garbled:
-        made = honest(query)  # type: ignore[arg-type]
+        made = honest(query)
         return Garbled(made.query_id, made.secret, made.label_secrets, made.reports, real, (5,) * 8)
 
     monkeypatch.setattr(clinic.server, "_prepared", spoil)
@@ -341,10 +341,10 @@ def test_killed_before_each_deed_it_goes_on_with_the_same_secrets(
         if key.startswith(name) and key not in seen:
             seen.add(key)
             raise _Killed
-        return write(ledger, key, *arguments, **named)  # type: ignore[arg-type]
+        return write(ledger, key, *arguments, **named)
 
     def dying_publish(store: object, state: object, key: str, *arguments: object) -> object:
-        made = publish(store, state, key, *arguments)  # type: ignore[arg-type]
+        made = publish(store, state, key, *arguments)
         if key.startswith(name) and key not in seen:
             seen.add(key)
             raise _Killed

@@ -343,7 +343,7 @@ def test_a_seller_whose_secret_opens_nothing_loses_its_bond(
     honest = envelope.seal
 
     def seal(*arguments: object, **named: object) -> envelope.Sealed:
-        sealed = honest(*arguments, **named)  # type: ignore[arg-type]
+        sealed = honest(*arguments, **named)
         return replace(sealed, secret=false, key_hash=envelope.key_hash(false))
 
     monkeypatch.setattr("consilia.roles.artifacts.seal", seal)

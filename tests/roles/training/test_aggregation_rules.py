@@ -104,7 +104,7 @@ def test_the_moments_survive_kill_9(three: Consortium, monkeypatch: pytest.Monke
     def die(*arguments: object, **named: object) -> Digest:
         rule, updates, model, out = arguments
         if killed == "before the model":
-            next_global_model(rule, updates, model, out, first=False)  # type: ignore[arg-type]
+            next_global_model(rule, updates, model, out, first=False)
             Path(str(out)).unlink()
         raise Killed
 

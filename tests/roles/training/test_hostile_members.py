@@ -157,8 +157,8 @@ def test_somebody_enrols_while_the_server_starts(three: Consortium) -> None:
         seen.append(len(keys))
         return issue(key, task_id, keys)
 
-    three.server.ledger.issue_keys = issue_late  # type: ignore[method-assign]
-    max_hospitals, three.server._enrol = 3, lambda task_id: None  # type: ignore[method-assign]
+    three.server.ledger.issue_keys = issue_late
+    max_hospitals, three.server._enrol = 3, lambda task_id: None
     enrolled = three.server._publish
 
     def publish_and_wait(*arguments: Any) -> int:
@@ -167,7 +167,7 @@ def test_somebody_enrols_while_the_server_starts(three: Consortium) -> None:
         three.step(1)
         return task_id
 
-    three.server._publish = publish_and_wait  # type: ignore[method-assign]
+    three.server._publish = publish_and_wait
     three.start_server(max_hospitals=max_hospitals)
     three.until(lambda tasks: tasks and newest(tasks).rounds)
     task = three.finish()

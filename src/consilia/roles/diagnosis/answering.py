@@ -226,7 +226,7 @@ class Answering:
                 raise ValueError(f"expected a report for each of {query.images} images, got {len(reports)}")
         except DatasetError:
             raise
-        except Exception as error:
+        except Exception as error:  # a model may be anybody's code: whatever it raises costs one query
             text = (error.strerror or "") if isinstance(error, OSError) else str(error)  # no path in a log
             self._say(query, "the model failed", error=type(error).__name__, reason=text.partition("\n")[0])
             raise DatasetError("this server's model failed") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from consilia.errors import InputError
 from consilia.ledger.diagnosis_events import (
     Accepted,
     Answered,
@@ -23,7 +22,7 @@ from consilia.ledger.event import Event
 from consilia.protocols.consultation import Offer, Query
 from consilia.protocols.diagnosis import QueryState
 from consilia.roles.credits import Credits
-from consilia.roles.short_ids import first_digits
+from consilia.roles.short_ids import one_that_begins
 from consilia.values import Digest
 
 Moving = Answered | AuditOpened | Scored | Challenged | Accepted | AnswersReleased | QueryClosed
@@ -44,11 +43,7 @@ class DiagnosisLog(Credits):
         Raises:
             InputError: there is none, or several, or hardly a digit of it.
         """
-        wanted = first_digits(id_prefix)
-        found = [query for query_id, query in self.queries.items() if str(query_id).startswith(wanted)]
-        if len(found) != 1:
-            raise InputError(f"expected the id of one query, {id_prefix!r} begins that of {len(found)}")
-        return found[0]
+        return one_that_begins(self.queries, id_prefix, "query")
 
 
 def fold_diagnosis(events: Iterable[Event]) -> DiagnosisLog:

@@ -23,7 +23,7 @@ from consilia.ledger.exchange_events import (
 from consilia.protocols.card import Card, parse_card
 from consilia.protocols.exchange import Deal, DealState, Request
 from consilia.roles.credits import Credits
-from consilia.roles.short_ids import first_digits
+from consilia.roles.short_ids import first_digits, one_that_begins
 from consilia.values import Address, ArtifactKind, Digest
 
 
@@ -90,11 +90,7 @@ class ExchangeLog(Credits):
         Raises:
             InputError: there is none, or several, or hardly a digit of it.
         """
-        wanted = first_digits(id_prefix)
-        found = [deal for deal_id, deal in self.deals.items() if str(deal_id).startswith(wanted)]
-        if len(found) != 1:
-            raise InputError(f"expected the id of one deal, {id_prefix!r} begins that of {len(found)}")
-        return found[0]
+        return one_that_begins(self.deals, id_prefix, "deal")
 
     def listing_of(self, deal: Deal) -> Listing | None:
         """The artifact of a deal, if it is what the request says; None if nobody registered such a one."""
