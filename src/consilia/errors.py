@@ -203,3 +203,8 @@ class ObjectDamagedError(StoreError):
     """The bytes under this root do not hash to it."""
 
     exit_code = 5
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of a failure, without the path where it happened: reasons are logged and reported."""
+    return error.strerror or type(error).__name__

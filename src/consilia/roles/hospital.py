@@ -17,6 +17,7 @@ from consilia.errors import (
     TransactionRefusedError,
     TransactionRevertedError,
     VerificationError,
+    reason_of,
 )
 from consilia.protocols.policy import admit
 from consilia.protocols.task_spec import TaskSpec
@@ -166,8 +167,7 @@ class Hospital(Party):
         except (VerificationError, StoreError, DatasetError, PolicyError) as error:
             self.report("round failed", task_id=task.task_id, round_index=index, reason=str(error))
         except OSError as error:  # as of a full disk, which may have room again
-            reason = error.strerror or type(error).__name__
-            self.report("round failed", task_id=task.task_id, round_index=index, reason=reason)
+            self.report("round failed", task_id=task.task_id, round_index=index, reason=reason_of(error))
 
     def _take_part(self, task: TaskLog, current: RoundLog) -> None:
         opened = current.opened

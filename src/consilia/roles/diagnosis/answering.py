@@ -23,6 +23,7 @@ from consilia.errors import (
     TransactionRefusedError,
     TransactionRevertedError,
     VerificationError,
+    reason_of,
 )
 from consilia.ledger.diagnosis import ArtifactName, DiagnosisContract
 from consilia.protocols.answer import OwnAnswer, write_reports
@@ -134,7 +135,7 @@ class Answering:
         except (StoreError, InputError) as error:  # no hospital's fault; again with the next block
             self._say(query, "store failed", reason=str(error))
         except OSError as error:  # nor is a full disk
-            self._say(query, "answering step failed", reason=error.strerror or type(error).__name__)
+            self._say(query, "answering step failed", reason=reason_of(error))
 
     def _take(self, step: Step, query: Query) -> None:
         match step:

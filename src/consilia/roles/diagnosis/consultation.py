@@ -23,6 +23,7 @@ from consilia.errors import (
     TransactionRefusedError,
     TransactionRevertedError,
     VerificationError,
+    reason_of,
 )
 from consilia.ledger.diagnosis import ArtifactName, DiagnosisContract
 from consilia.protocols.answer import REPORT_BYTES, Diagnosis, read_reports, recover
@@ -221,8 +222,7 @@ class Consultation:
         except (StoreError, VerificationError, InputError) as error:
             self._say(query.query_id, "consultation step failed", reason=str(error))
         except OSError as error:  # a full disk says nothing of what was answered
-            reason = error.strerror or type(error).__name__
-            self._say(query.query_id, "consultation step failed", reason=reason)
+            self._say(query.query_id, "consultation step failed", reason=reason_of(error))
 
     def _take(self, step: Step, query: Query) -> None:
         match step:

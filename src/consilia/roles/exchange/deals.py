@@ -20,6 +20,7 @@ from consilia.errors import (
     StoreError,
     TransactionRevertedError,
     VerificationError,
+    reason_of,
 )
 from consilia.ledger.exchange import ExchangeContract
 from consilia.protocols.exchange import (
@@ -95,7 +96,7 @@ class Exchange:
         except (StoreError, VerificationError) as error:
             self._say(deal, "exchange step failed", reason=str(error))
         except OSError as error:  # a full disk says nothing of what was delivered
-            self._say(deal, "exchange step failed", reason=error.strerror or type(error).__name__)
+            self._say(deal, "exchange step failed", reason=reason_of(error))
 
     def _both_bound(self, deal: Deal) -> bool:
         """Whether each side may act; a seller that has left while its buyer waits for t owes it all the same."""
